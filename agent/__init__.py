@@ -1,0 +1,1 @@
+"""What to do about trouble: detect, coordinate, plan, gate, verify, remember. No I/O, no clock."""

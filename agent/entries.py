@@ -1,0 +1,133 @@
+"""What agents tell each other: the bodies of feed entries, and the direct messages between holder and gate (docs/wire.md).
+
+Everything but an offer and a peer's escalation is believed only from the incident's subject.
+"""
+
+import msgspec
+
+from cloudisense.agent.plan import Candidate, Plan, Step
+
+
+class Alert(msgspec.Struct, frozen=True, array_like=True):
+    """Something is wrong at the author. Sizes in bytes; ``key`` is the same for every report of one trouble."""
+
+    incident: str
+    key: str
+    kind: str
+    target: str
+    fingerprint: str
+    symptom: str
+    size: int
+    used: int
+    inodes: int
+    inodes_used: int
+
+
+class Help(msgspec.Struct, frozen=True, array_like=True):
+    """Who can plan this? All that could be done here, each measured to reach the goal."""
+
+    incident: str
+    round: int
+    goal_bytes: int
+    goal_inodes: int
+    candidates: tuple[Candidate, ...]
+
+
+class Offer(msgspec.Struct, frozen=True, array_like=True):
+    """I would do this, because; ``confidence`` is between 0 and 1."""
+
+    incident: str
+    round: int
+    plan: Plan
+    planner: str
+    model: str
+    confidence: float
+    load_ms: int
+    think_ms: int
+
+
+class Intent(msgspec.Struct, frozen=True, array_like=True):
+    """The gate is about to run this step (durable before)."""
+
+    incident: str
+    nonce: bytes
+    index: int
+    step: Step
+
+
+class Outcome(msgspec.Struct, frozen=True, array_like=True):
+    """The step ended. ``verdict`` is ``done``, ``failed`` or ``refused``; ``freed_bytes`` is what the executor counted."""
+
+    incident: str
+    nonce: bytes
+    index: int
+    verdict: str
+    detail: str
+    freed_bytes: int
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True):
+    """This plan did not heal; it is out for this incident."""
+
+    incident: str
+    signature: str
+    planner: str
+    reason: str
+
+
+class Closed(msgspec.Struct, frozen=True, array_like=True):
+    """The end: ``state`` is ``resolved``, ``cleared`` or ``escalated``. What every fix history learns."""
+
+    incident: str
+    state: str
+    verdict: str
+    fingerprint: str
+    signature: str
+    planner: str
+    planned_by: bytes
+    acted_by: bytes
+    used: int
+    size: int
+    ms_to_heal: int
+
+
+class Escalation(msgspec.Struct, frozen=True, array_like=True):
+    """A peer's: the subject has offers and grants nothing."""
+
+    incident: str
+    reason: str
+
+
+class StepRequest(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Holder to gate: run step ``index`` of the packed ``plan`` under the capability with ``nonce``."""
+
+    incident: str
+    nonce: bytes
+    index: int
+    plan: bytes
+
+
+class StepReply(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Gate to holder: how step ``index`` ended."""
+
+    nonce: bytes
+    index: int
+    verdict: str
+    detail: str
+
+
+Body = Alert | Help | Offer | Intent | Outcome | Failed | Closed | Escalation
+
+KINDS: dict[str, type[Body]] = {
+    "alert": Alert,
+    "help": Help,
+    "offer": Offer,
+    "intent": Intent,
+    "outcome": Outcome,
+    "failed": Failed,
+    "closed": Closed,
+    "escalation": Escalation,
+}
+"""Entry kind -> body. ``capability`` is the ninth; its body is ``keys.capability.Capability``. Others are kept and relayed unread."""
+
+KIND_OF = {body: kind for kind, body in KINDS.items()}

@@ -1,0 +1,44 @@
+"""How the agent speaks: entries in its own feed, and direct messages between holder and gate."""
+
+from collections.abc import Callable
+
+from cloudisense.agent.entries import KIND_OF, Body, StepReply, StepRequest
+from cloudisense.keys.capability import Capability
+from cloudisense.keys.encoding import pack
+from cloudisense.mesh.core import Mesh
+from cloudisense.mesh.feed import Reference
+from cloudisense.mesh.instant import Instant
+
+
+class Speech:
+    """Appends and sends for one agent; what it sends to itself comes back at once through ``loopback``."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+        self.loopback: Callable[[bytes, StepRequest | StepReply, Instant], None] = lambda peer, message, now: None
+
+    def say(self, body: Body | Capability, now: Instant) -> Reference:
+        """Append to our feed; it is folded here, and leaves, once it is durable."""
+        kind = "capability" if isinstance(body, Capability) else KIND_OF[type(body)]
+        return self._mesh.append(kind, pack(body), now).reference
+
+    def send(self, peer: bytes, message: StepRequest | StepReply, now: Instant) -> None:
+        """Tell one node, best effort."""
+        if peer == self._mesh.id:
+            self.loopback(peer, message, now)
+        else:
+            self._mesh.send_direct(peer, pack(message))
+
+    def name_of(self, node: bytes) -> str:
+        """A node's name for people."""
+        if node == self._mesh.id:
+            return self._mesh.name
+        member = self._mesh.members.get(node)
+        return member.alive.name if member is not None else "unknown"
+
+    def may_act(self, node: bytes) -> bool:
+        """Does the mesh let this node act for others?"""
+        if node == self._mesh.id:
+            return True
+        member = self._mesh.members.get(node)
+        return member is not None and member.present and "actor" in member.certificate.roles

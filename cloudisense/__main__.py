@@ -1,0 +1,5 @@
+"""``python -m cloudisense``."""
+
+from cloudisense.cli import main
+
+main()

@@ -1,0 +1,23 @@
+"""The command demo: one full disk, three agents."""
+
+from typing import Annotated
+
+import typer
+
+from cloudisense.cli.options import Json, State
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this file."""
+    app.command()(demo)
+
+
+def demo(
+    planner: Annotated[str | None, typer.Option("--planner", help="Force one planner: rules, llm or memory.")] = None,
+    state: State = None,
+    as_json: Json = False,
+) -> None:
+    """Fill a real file system on one of three real agents, and watch the others help it, twice."""
+    from cloudisense.demo.run import run_demo
+
+    raise typer.Exit(run_demo(planner, state, as_json))

@@ -1,0 +1,40 @@
+"""Options that many commands share, and how results are printed."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cloudisense.home import Home, default_state
+
+State = Annotated[Path | None, typer.Option("--state", help="State folder; default /var/lib/cloudisense as root, else the user's data folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def home_of(state: Path | None) -> Home:
+    """The state folder to use."""
+    return Home((state or default_state()).absolute())
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on stdout."""
+    json.dump(value, sys.stdout, ensure_ascii=False, indent=None)
+    sys.stdout.write("\n")
+
+
+def print_table(rows: list[dict[str, Any]], columns: tuple[tuple[str, str], ...], empty: str) -> None:
+    """Rows for people: (key, heading) pairs; ``empty`` when there are none."""
+    if not rows:
+        print(empty)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for key, heading in columns:
+        table.add_column(heading, justify="right" if key.endswith("_ms") or key == "ms_to_heal" else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(row.get(key, "")) for key, _ in columns))
+    Console(soft_wrap=False).print(table)

@@ -1,0 +1,329 @@
+"""The agent on a real host: one asyncio loop that feeds the node's core and carries its effects out.
+
+The core decides; this file only moves bytes, time and answers between it and the world.
+"""
+
+import asyncio
+import ipaddress
+import random
+import secrets
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+
+from cloudisense.agent.catalogue import Catalogue
+from cloudisense.agent.core import Agent
+from cloudisense.agent.effects import Estimate, Notify, RequestPlan, RunStep, Sample
+from cloudisense.agent.events import Estimated, PlanFailed, PlanReady, Sampled
+from cloudisense.agent.node import Effect, Node
+from cloudisense.agent.requests import Answer
+from cloudisense.agent.settings import Settings
+from cloudisense.clock import read_clock
+from cloudisense.config import Config
+from cloudisense.control import ControlServer
+from cloudisense.guard import Guard
+from cloudisense.home import Home, Membership, mesh_text
+from cloudisense.host.catalogue import builtin_actions, declare
+from cloudisense.host.executor import Executor
+from cloudisense.host.probes import read_file_system
+from cloudisense.joining import Issuer
+from cloudisense.keys.identity import node_text
+from cloudisense.keys.tls import private_pem
+from cloudisense.llm.models import Model
+from cloudisense.llm.planner import ModelPlanner, PlannerFailed
+from cloudisense.mesh.core import Mesh
+from cloudisense.mesh.effects import Address, Persist, Send, SendBulk
+from cloudisense.mesh.events import Persisted
+from cloudisense.mesh.instant import NS_PER_S
+from cloudisense.mesh.limits import Limits
+from cloudisense.mesh.stored import Stored
+from cloudisense.net.streams import StreamClient, StreamServer, TlsOwn
+from cloudisense.net.udp import UdpEndpoint
+from cloudisense.store import Store
+from cloudisense.writer import Writer
+
+SAMPLE_TIMEOUT_S = 5.0
+"""A file system that does not answer by then (a dead network mount) counts as unreadable."""
+GOODBYE_S = 0.3
+
+
+class Daemon:
+    """One running agent. ``say`` is given what the node tells its operator."""
+
+    def __init__(self, home: Home, config: Config, model: Model | None, say: Callable[[Notify], None]) -> None:
+        self._home = home
+        self._config = config
+        self._say = say
+        self._member = home.load()
+        self._catalogue = Catalogue(builtin_actions(), declare([(path.path, path.role) for path in config.paths]))
+        self._executor = Executor(self._catalogue)
+        self._model = model
+        self._stopping = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._started_ns = time.time_ns()
+
+    async def run(self, ready: Callable[[Address], None]) -> None:
+        """Serve until a signal or ``leave``. ``ready`` is told the bound address. ``ValueError`` for what a person can mend."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        self._store = Store(self._home.database)
+        await self._open_sockets()
+        self._node = self._make_node()
+        self._writer = Writer(self._store, self._persisted, self._write_failed)
+        control = ControlServer(self._home.socket, self._command)
+        await control.start()
+        ready(self._bound)
+        self._node.start(read_clock())
+        self._carry_out()
+        try:
+            await self._stopping.wait()
+        finally:
+            await control.close()
+            await self._close()
+
+    def _make_node(self) -> Node:
+        member, config = self._member, self._config
+        boot, incarnation = self._home.next_boot(self._store)
+        stored = Stored(
+            name=member.name,
+            address=self._reachable(),
+            boot=boot,
+            incarnation=incarnation,
+            members=tuple((bytes(row["claim"]), bytes(row["certificate"])) for row in self._store.rows("members", order_by=["node"])),
+            entries=tuple(bytes(row["data"]) for row in self._store.rows("entries", order_by=["node", "generation", "number"])),
+            seeds=tuple(dict.fromkeys((*self._seeds, *member.seeds))),
+        )
+        mode = {"observe": "act", "reversible": config.mode.reversible}
+        mode |= {"disruptive": config.mode.disruptive, "destructive": config.mode.destructive}
+        settings = Settings(mode=mode, planners=config.agent.planners, model=self._model is not None, sample_ms=config.agent.sample_ms)
+        rng = random.SystemRandom()
+        mesh = Mesh(member.identity, member.certificate, member.chain, Limits(), rng, stored)
+        guard_boot = secrets.token_bytes(16)
+        self._guard = Guard(member.identity.id, member.mesh_id, guard_boot, self._catalogue, mode, self._store)
+        self._issuer = Issuer(member, self._store, stored.address)
+        return Node(mesh, Agent(mesh, guard_boot, self._catalogue, settings, rng))
+
+    # -- sockets -------------------------------------------------------------------------------------------------------
+
+    async def _open_sockets(self) -> None:
+        host, port = self._config.mesh.bind_address
+        own = TlsOwn(self._member.leaf, private_pem(self._member.identity))
+        anchors = [issuer.anchor for issuer in self._member.roster.issuers]
+        self._seeds = await _resolved(self._config.mesh.seed_addresses)
+        self._server = StreamServer(
+            own,
+            anchors,
+            admit=self._admit,
+            on_bulk=self._bulk,
+            on_join=self._join,
+            roster_chain=lambda: self._member.chain,
+        )
+        await self._server.start(host, port)
+        self._udp = await UdpEndpoint.open(host, self._server.port, self._datagram)
+        self._bound = (host, self._server.port)
+        self._client = StreamClient(own, anchors)
+        self._planner = self._make_planner()
+
+    def _make_planner(self) -> ModelPlanner | None:
+        if self._model is None:
+            return None
+        model = self._config.model
+        return ModelPlanner(
+            self._model.path, model.threads or None, memory_mb=model.memory_mb, timeout_s=model.timeout_s, idle_s=model.idle_s
+        )
+
+    def _reachable(self) -> Address:
+        """Where peers find us: as configured, or as bound, or the first address of this host that is not loopback."""
+        if self._config.mesh.advertise_address is not None:
+            return self._config.mesh.advertise_address
+        return (own_addresses(self._bound[0])[0], self._bound[1])
+
+    def _admit(self, node: bytes) -> bool:
+        return not self._member.roster.is_revoked(node)
+
+    def _datagram(self, data: bytes, source: Address) -> None:
+        self._node.handle_datagram(data, source, read_clock())
+        self._carry_out()
+
+    def _bulk(self, peer: bytes, data: bytes) -> None:
+        self._node.handle_bulk(peer, data, read_clock())
+        self._carry_out()
+
+    async def _join(self, body: bytes, source: str) -> bytes:
+        return await self._issuer.answer(body, list(self._node.mesh.members.values()))
+
+    # -- effects -------------------------------------------------------------------------------------------------------
+
+    def _carry_out(self) -> None:
+        for effect in self._node.poll_effects():
+            self._effect(effect)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self._node.next_deadline()
+        if deadline is not None and not self._stopping.is_set():
+            wait_s = max(0.0, (deadline - read_clock().boot_ns) / NS_PER_S)
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._node.handle_timer(read_clock())
+        self._carry_out()
+
+    def _effect(self, effect: Effect) -> None:
+        match effect:
+            case Send(address, data):
+                self._udp.send(address, data)
+            case SendBulk(to, address, data):
+                self._spawn(self._send_bulk(to, address, data))
+            case Persist():
+                self._writer.put(effect)
+            case Sample():
+                self._spawn(self._sample(effect))
+            case Estimate():
+                self._spawn(self._estimate(effect))
+            case RequestPlan():
+                self._spawn(self._plan(effect))
+            case RunStep():
+                self._spawn(self._run_step(effect))
+            case Notify():
+                self._say(effect)
+
+    def _spawn(self, work: Any) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            # A bug in carrying an effect out: stop rather than act on half of it.
+            asyncio.get_running_loop().call_exception_handler({"message": "an effect failed", "exception": task.exception()})
+            self._stopping.set()
+
+    async def _send_bulk(self, to: bytes, address: Address, data: bytes) -> None:
+        await self._client.post_bulk(to, address, data)
+
+    async def _sample(self, effect: Sample) -> None:
+        try:
+            reading = await asyncio.wait_for(asyncio.to_thread(read_file_system, effect.path), SAMPLE_TIMEOUT_S)
+            self._answer(Sampled(effect.token, reading))
+        except OSError as error:  # a time-out is one
+            self._answer(Sampled(effect.token, None, error.strerror or "no answer in time"))
+
+    async def _estimate(self, effect: Estimate) -> None:
+        now_ns = time.time_ns()
+        measured = await asyncio.to_thread(lambda: tuple(self._executor.measure(step, now_ns) for step in effect.steps))
+        self._answer(Estimated(effect.token, measured))
+
+    async def _plan(self, effect: RequestPlan) -> None:
+        if self._planner is None:
+            self._answer(PlanFailed(effect.token, "this host has no model"))
+            return
+        try:
+            self._answer(PlanReady(effect.token, await self._planner.rank(effect.request)))
+        except PlannerFailed as error:
+            self._answer(PlanFailed(effect.token, error.reason))
+
+    async def _run_step(self, effect: RunStep) -> None:
+        self._answer(await self._guard.run(effect))
+
+    def _answer(self, answer: Answer) -> None:
+        if not self._stopping.is_set():
+            self._node.handle_event(answer, read_clock())
+            self._carry_out()
+
+    def _persisted(self, token: int) -> None:
+        self._node.handle_event(Persisted(token), read_clock())
+        self._carry_out()
+
+    def _write_failed(self, error: Exception, waiting: int) -> None:
+        self._say(Notify("state", "", f"the state database cannot be written, {waiting} changes wait: {error}"))
+
+    # -- commands and the end ------------------------------------------------------------------------------------------
+
+    async def _command(self, word: str) -> dict[str, Any]:
+        match word:
+            case "status":
+                return self._status()
+            case "leave":
+                self._node.command(self._node.mesh.leave, read_clock())
+                self._carry_out()
+                asyncio.get_running_loop().call_later(GOODBYE_S, self._stopping.set)
+                return {"left": True}
+            case _:
+                return {"error": f"unknown command {word!r}"}
+
+    def _status(self) -> dict[str, Any]:
+        mesh = self._node.mesh
+        dropped = {**mesh.dropped, **self._server.dropped, **self._udp.dropped, **self._udp.errors, **self._client.errors}
+        return status_of(self._member) | {
+            "address": f"{self._bound[0]}:{self._bound[1]}",
+            "members": len(mesh.present()) + 1,
+            "mode": self._config.mode.reversible,
+            "model": self._model.name if self._model is not None else None,
+            "model_loads": self._planner.loads if self._planner is not None else 0,
+            "model_loaded": self._planner is not None and self._planner.loaded,
+            "incarnation": mesh.incarnation,
+            "dropped": dropped,
+            "state_bytes": self._store.state_bytes(),
+            "running": True,
+            "up_s": (time.time_ns() - self._started_ns) // NS_PER_S,
+        }
+
+    async def _close(self) -> None:
+        self._stopping.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._planner is not None:
+            await self._planner.close()
+        self._udp.close()
+        await self._udp.wait_closed()
+        await self._server.close()
+        await self._client.close()
+        await self._writer.close()
+        self._store.close()
+
+
+def status_of(member: Membership) -> dict[str, Any]:
+    """What the state folder alone knows of the node."""
+    return {
+        "id": node_text(member.identity.id),
+        "name": member.name,
+        "mesh_id": mesh_text(member.mesh_id),
+        "epoch": member.roster.epoch,
+        "voters": [node_text(voter) for voter in member.roster.voters],
+        "lease": None,
+        "paused": False,
+    }
+
+
+def own_addresses(bound: str) -> list[str]:
+    """IP addresses at which this host can be reached when it listens on ``bound``; never empty."""
+    if not ipaddress.ip_address(bound).is_unspecified:
+        return [bound]
+    found = [address.address for addresses in psutil.net_if_addrs().values() for address in addresses if address.family.name == "AF_INET"]
+    outside = sorted(address for address in found if not ipaddress.ip_address(address).is_loopback)
+    return outside or ["127.0.0.1"]
+
+
+async def _resolved(seeds: tuple[Address, ...]) -> tuple[Address, ...]:
+    """Seeds as IP addresses; a name that does not resolve now is left out."""
+    found: list[Address] = []
+    for host, port in seeds:
+        try:
+            infos = await asyncio.get_running_loop().getaddrinfo(host, port)
+        except OSError:
+            continue
+        found.append((str(infos[0][4][0]), port))
+    return tuple(found)
+
+

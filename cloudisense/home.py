@@ -1,0 +1,225 @@
+"""The state folder of one node: its keys, what its mesh gave it, and the lock that keeps a second agent out.
+
+    identity.key  root.key  operator.key    Ed25519 seeds, 32 bytes, for this user only
+    agent.toml                              the configuration, written once and never again
+    state.db                                everything durable that is not a secret key
+    models/                                 language models
+    agent.lock  agent.sock                  while an agent runs
+
+A folder belongs to one node of one mesh for good: nothing here overwrites a key.
+"""
+
+import fcntl
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from cloudisense.keys import tls
+from cloudisense.keys.certificate import Certificate, Role, check_certificate, issue
+from cloudisense.keys.encoding import pack, unpack
+from cloudisense.keys.errors import RemoteProtocolError
+from cloudisense.keys.identity import Identity, node_text
+from cloudisense.keys.roster import Issuer, Roster, check_chain, mesh_id_of, sign_roster
+from cloudisense.mesh.effects import Put
+from cloudisense.mesh.instant import Instant
+from cloudisense.store import Store
+
+DATABASE = "state.db"
+CONFIG = "agent.toml"
+KEY_BYTES = 32
+CHAIN_BYTES = 1 << 20
+VALID_MS = 10 * 365 * 86_400_000
+"""Certificates hold this long, because nothing renews them yet; who must go is revoked by key."""
+BACKDATE_MS = 86_400_000
+"""And begin a day early: the clocks of edge hosts differ."""
+LEASE_MS = 15_000
+RHO_PPM = 10_000
+FOUNDER_ROLES: tuple[Role, ...] = ("member", "voter", "actor", "issuer", "operator")
+
+
+def default_state() -> Path:
+    """Where state lies unless ``--state`` says otherwise (DESIGN section 5)."""
+    return Path("/var/lib/cloudisense") if os.geteuid() == 0 else Path(platformdirs.user_data_dir("cloudisense"))
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What makes this folder a member: its key, its certificates and the roster chain, oldest first."""
+
+    name: str
+    mesh_id: bytes
+    identity: Identity
+    certificate: bytes
+    leaf: bytes
+    chain: tuple[bytes, ...]
+    roster: Roster
+    seeds: tuple[tuple[str, int], ...]
+
+
+class Home:
+    """One state folder. ``ValueError``, one line, for everything that a person can mend."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+
+    @property
+    def database(self) -> Path:
+        return self.path / DATABASE
+
+    @property
+    def config(self) -> Path:
+        return self.path / CONFIG
+
+    @property
+    def models(self) -> Path:
+        return self.path / "models"
+
+    @property
+    def socket(self) -> Path:
+        return self.path / "agent.sock"
+
+    def lock(self) -> None:
+        """Keep every other agent and every ``init`` and ``join`` out of this folder until this process ends."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(self.path / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"state folder {self.path} is in use by another agent; stop that one, or name another --state") from None
+        except OSError as error:
+            raise ValueError(f"state folder {self.path} cannot be used: {error.strerror}; name another --state") from None
+
+    def unlock(self) -> None:
+        """Let another process have it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def check_vacant(self) -> None:
+        """Refuse a folder that belongs to a node already."""
+        if (self.path / "identity.key").exists():
+            try:
+                member = self.load()
+                whose = f"to node {member.name} of mesh {mesh_text(member.mesh_id)}"
+            except ValueError:
+                whose = "to a node"
+            raise ValueError(f"state folder {self.path} belongs {whose} already; nothing was changed; name another --state")
+
+    def load(self) -> Membership:
+        """What ``found`` or ``enrol`` stored."""
+        identity = self.key("identity")
+        store = Store.open_readonly(self.database)
+        try:
+            meta = {row["key"]: bytes(row["value"]) for row in store.rows("meta")}
+        finally:
+            store.close()
+        try:
+            chain = tuple(unpack(meta["roster"], list[bytes], CHAIN_BYTES))
+            mesh_id = mesh_id_of(chain[0])
+            roster = check_chain(chain, mesh_id)
+            seeds = unpack(meta["seeds"], tuple[tuple[str, int], ...], CHAIN_BYTES)
+            certificate = check_certificate(meta["certificate"], roster, mesh_id, 0, wall_trusted=False)
+        except (KeyError, IndexError, RemoteProtocolError) as error:
+            raise ValueError(f"state folder {self.path} is damaged: {error}; restore it, or join anew with another --state") from None
+        if certificate.node != identity.id:
+            raise ValueError(f"state folder {self.path}: identity.key is not the key of this node's certificate; restore the right one")
+        return Membership(certificate.name, mesh_id, identity, meta["certificate"], meta["leaf"], chain, roster, seeds)
+
+    def key(self, name: str) -> Identity:
+        """The private key ``name``."""
+        path = self.path / f"{name}.key"
+        try:
+            seed = path.read_bytes()
+        except FileNotFoundError:
+            raise ValueError(f"there is no node in {self.path}: run cloudisense init or join first, or name another --state") from None
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+        if len(seed) != KEY_BYTES:
+            raise ValueError(f"{path} is damaged: {len(seed)} bytes, not {KEY_BYTES}; restore it from a backup")
+        return Identity(seed)
+
+    def found(self, name: str, config_text: str, now: Instant) -> Membership:
+        """Begin a new mesh with this node as its founder, issuer and only voter."""
+        self.check_vacant()
+        identity, root, operator = (Identity(secrets.token_bytes(KEY_BYTES)) for _ in range(3))
+        begin, end = now.wall_ms - BACKDATE_MS, now.wall_ms + VALID_MS
+        anchor = tls.anchor(identity, begin, end, _serial())
+        roster = Roster(
+            1, 1, (root.id,), 1, (identity.id,), (Issuer(identity.id, anchor),), (operator.id,), (), lease_ms=LEASE_MS, rho_ppm=RHO_PPM
+        )
+        first = sign_roster(roster, None, root)
+        mesh_id = mesh_id_of(first)
+        certificate, leaf = certify(identity, roster, mesh_id, identity.id, name, FOUNDER_ROLES, (), now)
+        for key_name, key in (("root", root), ("operator", operator)):
+            self._write_key(key_name, key)
+        self._enrol(identity, certificate, leaf, (first,), (), config_text)
+        return self.load()
+
+    def enrol(
+        self, identity: Identity, certificate: bytes, leaf: bytes, chain: tuple[bytes, ...], seeds: tuple[tuple[str, int], ...], config_text: str
+    ) -> Membership:
+        """Keep what an issuer gave us."""
+        self.check_vacant()
+        self._enrol(identity, certificate, leaf, chain, seeds, config_text)
+        return self.load()
+
+    def _enrol(
+        self, identity: Identity, certificate: bytes, leaf: bytes, chain: tuple[bytes, ...], seeds: tuple[tuple[str, int], ...], config_text: str
+    ) -> None:
+        store = Store(self.database)
+        try:
+            values = {"certificate": certificate, "leaf": leaf, "roster": pack(list(chain)), "seeds": pack(seeds)}
+            store.write(Put("meta", {"key": key, "value": value}) for key, value in values.items())
+        finally:
+            store.close()
+        if not self.config.exists():
+            self.config.write_text(config_text, encoding="utf-8")
+        # Last, because it is what makes the folder a node's: before it, init or join can simply be run again.
+        self._write_key("identity", identity)
+
+    def _write_key(self, name: str, key: Identity) -> None:
+        path = self.path / f"{name}.key"
+        part = path.with_suffix(".part")
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(key.seed)
+            file.flush()
+            os.fsync(file.fileno())
+        part.rename(path)
+        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def next_boot(self, store: Store) -> tuple[int, int]:
+        """Raise the boot counter and the incarnation, durably, before anything is said under them."""
+        boot = int.from_bytes(store.get_meta("boot") or b"", "big") + 1
+        incarnation = int.from_bytes(store.get_meta("incarnation") or b"", "big") + 1
+        numbers = {"boot": boot, "incarnation": incarnation}
+        store.write(Put("meta", {"key": key, "value": value.to_bytes(8, "big")}) for key, value in numbers.items())
+        return boot, incarnation
+
+
+def certify(
+    issuer: Identity, roster: Roster, mesh_id: bytes, node: bytes, name: str, roles: tuple[str, ...], labels: tuple[tuple[str, str], ...], now: Instant
+) -> tuple[bytes, bytes]:
+    """A certificate and a TLS leaf for ``node``. ``ValueError`` when name, roles or labels are out of bounds."""
+    entry = roster.issuer(issuer.id)
+    if entry is None:
+        raise ValueError("this node may not issue certificates: the roster does not name it")
+    begin, end = now.wall_ms - BACKDATE_MS, now.wall_ms + VALID_MS
+    certificate = issue(issuer, mesh_id, Certificate(node, name, roles, labels, begin, end, issuer.id))
+    return certificate, tls.leaf(issuer, entry.anchor, node, begin, end, _serial())
+
+
+def mesh_text(mesh_id: bytes) -> str:
+    """A mesh's id as people see it."""
+    return node_text(mesh_id)
+
+
+def _serial() -> int:
+    return 1 + secrets.randbits(120)

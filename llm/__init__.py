@@ -1,0 +1,1 @@
+"""Planning on the host: a quantized language model in a worker process."""

@@ -1,0 +1,1 @@
+"""Knowing each other: membership, feeds, delivery. No I/O, no clock."""

@@ -1,0 +1,216 @@
+"""The mesh of one node, without I/O: datagrams, bulk messages and timers in; effects and news out.
+
+The shell (or the simulator) calls the ``handle_*`` methods with the time, then carries out ``poll_effects()``; the agent reads
+``poll_news()``. Junk from outside ends in ``dropped``, never in an exception.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+
+from cloudisense.keys.errors import LocalProtocolError, RemoteProtocolError
+from cloudisense.keys.identity import Identity
+from cloudisense.keys.given import Rng
+from cloudisense.keys.roster import check_chain, mesh_id_of
+from cloudisense.keys.session import SessionKey, Sessions, is_sealed
+from cloudisense.mesh.delivery import Delivery
+from cloudisense.mesh.effects import Address
+from cloudisense.mesh.events import DirectReceived, MemberChanged, Persisted
+from cloudisense.mesh.feed import Entry, Feeds, Reference
+from cloudisense.mesh.hello import PREFIX, Greeter, HelloLimiter
+from cloudisense.mesh.instant import Instant
+from cloudisense.mesh.limits import Limits
+from cloudisense.mesh.member import Member
+from cloudisense.mesh.membership import Membership
+from cloudisense.mesh.outbound import Effect, News, Outbound
+from cloudisense.mesh.stored import Stored
+from cloudisense.mesh.wire import Ack, Claims, Direct, Got, Nack, Ping, PingRequest, Push, PushPull, decode
+
+
+class Mesh:
+    """One node's membership, feeds and delivery, behind the five-method seam of DESIGN section 2."""
+
+    def __init__(self, identity: Identity, certificate: bytes, roster: tuple[bytes, ...], limits: Limits, rng: Rng, stored: Stored) -> None:
+        self.mesh_id = mesh_id_of(roster[0])
+        self.roster = check_chain(roster, self.mesh_id)
+        self.id = identity.id
+        self.name = stored.name
+        self._limits = limits
+        session_key = SessionKey.generate(rng)
+        self._sessions = Sessions(identity.id, self.mesh_id, session_key)
+        self._greeter = Greeter(identity, self.mesh_id, rng.randbytes(32), limits)
+        self._limiter = HelloLimiter(limits)
+        self._out = Outbound(self._sessions, limits)
+        self._membership = Membership(
+            identity, certificate, self.mesh_id, self.roster, session_key, self._sessions, self._greeter, self._out, limits, rng, stored
+        )
+        self._delivery = Delivery(identity, stored.boot, self.mesh_id, self.roster, self._membership, self._out, limits)
+        self._membership.digest = self._delivery.digest
+        self._membership.compare = self._delivery.compare
+        for data in stored.entries:
+            self._delivery.feeds.load(data)
+
+    # -- the seam ------------------------------------------------------------------------------------------------------
+
+    def start(self, now: Instant) -> None:
+        """Restore known members, greet seeds, start probing."""
+        self._membership.start(now)
+
+    def handle_datagram(self, data: bytes, source: Address, now: Instant) -> None:
+        """One datagram as it came from the socket."""
+        self._guarded(lambda: self._datagram(data, source, now))
+
+    def handle_bulk(self, peer: bytes, data: bytes, now: Instant) -> None:
+        """One message over TLS from ``peer``, whom the handshake proved to be a member."""
+        self._guarded(lambda: self._message(peer, data, now, self._limits.bulk_bytes))
+
+    def handle_timer(self, now: Instant) -> None:
+        """Do whatever is due."""
+        while (name := self._out.timers.pop_due(now.boot_ns)) is not None:
+            self._timer(name, now)
+
+    def handle_event(self, event: Persisted, now: Instant) -> None:
+        """A durable write that we asked for is done."""
+        self._out.persisted(event.token, now)
+
+    def next_deadline(self) -> int | None:
+        """When to call ``handle_timer`` next, in boot-time nanoseconds."""
+        return self._out.timers.next()
+
+    def poll_effects(self) -> list[Effect]:
+        """What the world has to do now, in order."""
+        return self._out.poll_effects()
+
+    def poll_news(self) -> list[News]:
+        """What happened, for the layer above, in order."""
+        news = self._out.poll_news()
+        for item in news:
+            if isinstance(item, MemberChanged) and not self.members[item.node].present:
+                self._delivery.give_up_on(item.node)
+        return news + self._out.poll_news()
+
+    # -- for the layer above -------------------------------------------------------------------------------------------
+
+    @property
+    def members(self) -> dict[bytes, Member]:
+        """Every other node ever heard of."""
+        return self._membership.members
+
+    @property
+    def incarnation(self) -> int:
+        """Our own."""
+        return self._membership.incarnation
+
+    @property
+    def feeds(self) -> Feeds:
+        """All feeds held here."""
+        return self._delivery.feeds
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """What was refused, counted by reason."""
+        return self._out.dropped
+
+    def present(self) -> list[bytes]:
+        """Members that are counted on, sorted, without ourselves."""
+        return self._membership.present()
+
+    def append(self, kind: str, body: bytes, now: Instant) -> Entry:
+        """Add an entry to our own feed; it is news here, and goes out, only once it is durable."""
+        return self._delivery.append(kind, body, now)
+
+    def send_direct(self, peer: bytes, body: bytes) -> None:
+        """Send ``body`` to one member, best effort."""
+        if peer in self.members:
+            self._membership.send(peer, Direct(body))
+
+    def leave(self) -> None:
+        """Say goodbye to everyone; the caller keeps running a moment so that it is heard."""
+        self._membership.leave()
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _guarded(self, handler: Callable[[], None]) -> None:
+        try:
+            handler()
+        except RemoteProtocolError as error:
+            self.dropped[error.reason] += 1
+
+    def _datagram(self, data: bytes, source: Address, now: Instant) -> None:
+        if data[: len(PREFIX)] == PREFIX:
+            self._hello(data, source, now)
+            return
+        if not is_sealed(data):
+            raise RemoteProtocolError("malformed datagram")
+        try:
+            peer, message = self._sessions.open(data, now)
+        except RemoteProtocolError as error:
+            if error.reason in ("unknown key", "for another key") and self._limiter.allow(source[0], now):
+                # Whoever it is knows us from an earlier boot, or is not known to us yet: a hello mends both.
+                self._membership.greet(source)
+            raise
+        self._message(peer, message, now, self._limits.datagram_bytes)
+
+    def _hello(self, data: bytes, source: Address, now: Instant) -> None:
+        if not self._limiter.allow(source[0], now):
+            raise RemoteProtocolError("hello throttled")
+        hello = self._greeter.read(data)
+        own = self._membership
+        if not hello.echo:
+            if hello.to in (b"", self.id):
+                to = self._greeter.claimed_signer(data)
+                self._out.send_clear(source, self._greeter.hello(own.claim, own.certificate, source, to, hello.token, ask=True))
+            return
+        signer, hello = self._greeter.proven(data, source)
+        if own.check_alive(hello.claim).node != signer:
+            raise RemoteProtocolError("hello with a stranger's claim")
+        own.take_claim((hello.claim, hello.certificate), now)
+        if signer not in self.members:
+            raise RemoteProtocolError("hello of a stranger")
+        own.heard_from(signer, now)
+        if hello.token:
+            self._out.send_clear(source, self._greeter.hello(own.claim, own.certificate, source, signer, hello.token, ask=False))
+            self._delivery.push_pull(signer, reply=True)
+
+    def _message(self, peer: bytes, data: bytes, now: Instant, limit: int) -> None:
+        if peer == self.id or self.roster.is_revoked(peer):
+            raise RemoteProtocolError("revoked key", peer)
+        message = decode(data, limit)
+        if isinstance(message, PushPull):
+            self._membership.take_claims(message.claims, now)
+        if peer not in self.members:
+            raise RemoteProtocolError("not a member yet", peer)
+        self._membership.heard_from(peer, now)
+        match message:
+            case Ping():
+                self._membership.ping(peer, message, now)
+            case Ack():
+                self._membership.ack(peer, message, now)
+            case PingRequest():
+                self._membership.relay(peer, message, now)
+            case Nack():
+                pass  # a relay that answers at all is alive; awareness will weigh it
+            case Claims():
+                self._membership.take_claims(message.claims, now)
+            case Push():
+                self._delivery.pushed(peer, message, now)
+            case Got():
+                self._delivery.got(peer, message)
+            case PushPull():
+                self._delivery.pulled(peer, message)
+            case Direct():
+                self._out.tell(DirectReceived(peer, message.body))
+
+    def _timer(self, name: object, now: Instant) -> None:
+        match name:
+            case "probe":
+                self._membership.probe(now)
+            case "gossip":
+                self._membership.gossip(now)
+            case ("probe", int(sequence)):
+                self._membership.probe_late(sequence, now)
+            case ("suspicion", bytes(node)):
+                self._membership.suspicion_over(node, now)
+            case ("push", Reference() as reference):
+                self._delivery.push(reference, now)
+            case _:
+                raise LocalProtocolError(f"unknown timer {name!r}")

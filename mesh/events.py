@@ -1,0 +1,42 @@
+"""What the world reports to the mesh, and what the mesh reports to the agent above it."""
+
+from dataclasses import dataclass
+
+from cloudisense.mesh.feed import Entry, Reference
+
+
+@dataclass(frozen=True, slots=True)
+class Persisted:
+    """The rows of ``Persist(token)`` are on disk, synced."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class EntryArrived:
+    """A signed feed entry, our own or another node's, is verified and durable here."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class EntryDelivered:
+    """Every member that was alive when our own entry went out has acknowledged it as durable."""
+
+    reference: Reference
+
+
+@dataclass(frozen=True, slots=True)
+class MemberChanged:
+    """``node`` is now ``state`` (see ``mesh.member.State``) as far as this node knows."""
+
+    node: bytes
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class DirectReceived:
+    """``peer``, authenticated, sent us ``body``; best effort, may repeat, may reorder."""
+
+    peer: bytes
+    body: bytes

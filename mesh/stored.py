@@ -1,0 +1,23 @@
+"""What a node brings along from its disk when it starts."""
+
+from dataclasses import dataclass
+
+from cloudisense.mesh.effects import Address
+from cloudisense.mesh.wire import SignedClaim
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """``boot`` and ``incarnation`` were raised durably before this start.
+
+    ``address`` is where peers reach this node. ``members`` are (claim, certificate) pairs, ``entries`` our copy of all feeds in
+    order of feed and number, ``seeds`` addresses to try.
+    """
+
+    name: str
+    address: Address
+    boot: int
+    incarnation: int
+    members: tuple[SignedClaim, ...] = ()
+    entries: tuple[bytes, ...] = ()
+    seeds: tuple[Address, ...] = ()

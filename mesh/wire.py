@@ -1,0 +1,86 @@
+"""The messages that members exchange, inside sealed datagrams and TLS streams alike (docs/wire.md)."""
+
+import msgspec
+
+from cloudisense.keys.encoding import pack, unpack
+
+SignedClaim = tuple[bytes, bytes]
+"""A signed claim and the certificate of its subject; the certificate is empty in accusations."""
+
+VectorItem = tuple[bytes, int, int]
+"""Node, generation, and how many of its entries the sender holds (numbers 0 to n-1)."""
+
+
+class Ping(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Are you there? SWIM section 3.1. ``digest`` sums up all the sender knows; ``claims`` ride along."""
+
+    sequence: int
+    digest: bytes
+    claims: tuple[SignedClaim, ...]
+
+
+class Ack(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Yes. Also sent by a relay for the member it probed."""
+
+    sequence: int
+    digest: bytes
+    claims: tuple[SignedClaim, ...]
+
+
+class PingRequest(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Probe ``target`` for me (SWIM section 3.1)."""
+
+    sequence: int
+    target: bytes
+
+
+class Nack(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """I, the relay, am well, but ``target`` of your request did not answer in time (Lifeguard section IV-A)."""
+
+    sequence: int
+
+
+class Claims(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Gossip between probes."""
+
+    claims: tuple[SignedClaim, ...]
+
+
+class Push(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Signed feed entries, byte for byte as their authors signed them."""
+
+    entries: tuple[bytes, ...]
+
+
+class Got(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """The sender holds these entries durably."""
+
+    references: tuple[VectorItem, ...]
+
+
+class PushPull(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """All that the sender knows, in brief; the receiver sends what is missing, and its own if ``reply``."""
+
+    claims: tuple[SignedClaim, ...]
+    vector: tuple[VectorItem, ...]
+    reply: bool
+
+
+class Direct(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """A message of the layer above, to one member."""
+
+    body: bytes
+
+
+Message = Ping | Ack | PingRequest | Nack | Claims | Push | Got | PushPull | Direct
+
+
+
+def encode(message: Message) -> bytes:
+    """The bytes of one message."""
+    return pack(message)
+
+
+def decode(data: bytes, limit: int) -> Message:
+    """One message of at most ``limit`` bytes. Raises ``RemoteProtocolError``."""
+    return unpack(data, Message, limit)  # pyright: ignore[reportArgumentType, reportReturnType] a union is a valid target
