@@ -44,7 +44,15 @@ class Coordinator:
     """All open incidents of which this node is the subject."""
 
     def __init__(
-        self, own: bytes, boot: bytes, catalogue: Catalogue, speech: Speech, requests: Requests, ledger: Ledger, settings: Settings, rng: Rng
+        self,
+        own: bytes,
+        boot: bytes,
+        catalogue: Catalogue,
+        speech: Speech,
+        requests: Requests,
+        ledger: Ledger,
+        settings: Settings,
+        rng: Rng,
     ) -> None:
         self.remember_plan: Callable[[Plan], None] = lambda plan: None
         self._own = own
@@ -195,7 +203,15 @@ class Coordinator:
         case.plan, case.plan_bytes, case.replies, case.running = plan, pack(plan), {}, False
         lapse_ms = self._settings.lapse_ms + len(plan.steps) * self._settings.lapse_per_step_ms
         capability = Capability(
-            self._rng.randbytes(16), incident.id, plan.hash, holder, self._own, self._boot, len(plan.steps), now.boot_ns // 1_000_000, lapse_ms
+            self._rng.randbytes(16),
+            incident.id,
+            plan.hash,
+            holder,
+            self._own,
+            self._boot,
+            len(plan.steps),
+            now.boot_ns // 1_000_000,
+            lapse_ms,
         )
         self._speech.say(capability, now)
         self._requests.after(("lapse", incident.id, capability.nonce), now, lapse_ms)
@@ -287,7 +303,9 @@ class Coordinator:
 
     def _resolve(self, incident: Incident, reading: FileSystem, now: Instant) -> None:
         case = self._cases[incident.id]
-        self._close(incident, "resolved", f"measured {percent(case.rule.share(reading))}, {self._settings.verify_samples} times", reading, now)
+        self._close(
+            incident, "resolved", f"measured {percent(case.rule.share(reading))}, {self._settings.verify_samples} times", reading, now
+        )
 
     def _fail(self, incident: Incident, reason: str, now: Instant) -> None:
         signature = incident.offer.plan.signature if incident.offer is not None else ""
@@ -333,14 +351,14 @@ class Coordinator:
 
     def lost(self, node: bytes, now: Instant) -> None:
         """A member is dead or left: what it held lapses now."""
-        for incident_id in sorted(self._cases):
-            incident = self._ledger.incidents.get(incident_id)
+        for ident in sorted(self._cases):
+            incident = self._ledger.incidents.get(ident)
             if incident is not None and incident.capability is not None and incident.capability.holder == node:
-                self.lapsed(incident_id, incident.capability.nonce, now)
+                self.lapsed(ident, incident.capability.nonce, now)
 
-    def unheard(self, incident_id: str, round: int, now: Instant) -> None:
+    def unheard(self, ident: str, round: int, now: Instant) -> None:
         """Nobody could offer anything acceptable in time."""
-        incident = self._ledger.incidents.get(incident_id)
+        incident = self._ledger.incidents.get(ident)
         if incident is not None and incident.state in ("seeking", "offered") and incident.help and incident.help.round == round:
             self._close(incident, "escalated", "no acceptable plan from anybody", None, now)
 

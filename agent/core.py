@@ -5,7 +5,20 @@ Every decision hangs on a durable feed entry: the agent says something, and acts
 
 from cloudisense.agent.catalogue import Catalogue
 from cloudisense.agent.coordinate import Coordinator
-from cloudisense.agent.entries import Alert, Body, Closed, Escalation, Failed, Help, Intent, Offer, Outcome, StepReply, StepRequest
+from cloudisense.agent.entries import (
+    Alert,
+    Body,
+    Closed,
+    Escalation,
+    Failed,
+    Help,
+    Intent,
+    Offer,
+    Outcome,
+    StepReply,
+    StepRequest,
+    decode_direct,
+)
 from cloudisense.agent.helper import Helper
 from cloudisense.agent.incident import Incident
 from cloudisense.agent.ledger import Ledger, parse_body
@@ -16,7 +29,6 @@ from cloudisense.agent.settings import Settings
 from cloudisense.agent.speech import Speech
 from cloudisense.agent.words import megabytes, percent
 from cloudisense.keys.capability import Capability
-from cloudisense.keys.encoding import unpack
 from cloudisense.keys.errors import LocalProtocolError, RemoteProtocolError
 from cloudisense.keys.given import Rng
 from cloudisense.mesh.core import Mesh
@@ -24,8 +36,6 @@ from cloudisense.mesh.events import DirectReceived, EntryArrived, EntryDelivered
 from cloudisense.mesh.feed import Entry, Reference
 from cloudisense.mesh.instant import Instant
 from cloudisense.mesh.outbound import News
-
-DIRECT_BYTES = 16 * 1024
 
 
 class Agent:
@@ -65,11 +75,13 @@ class Agent:
             case EntryDelivered(reference):
                 self._delivered(reference, now)
             case MemberChanged(node, state):
-                self._requests.notify("member", "", f"{self._speech.name_of(node)} is {state}", node=self._speech.name_of(node), state=state)
+                self._requests.notify(
+                    "member", "", f"{self._speech.name_of(node)} is {state}", node=self._speech.name_of(node), state=state
+                )
                 if state in ("dead", "left"):
                     self._coordinator.lost(node, now)
             case DirectReceived(peer, body):
-                self._direct(peer, unpack(body, StepRequest | StepReply, DIRECT_BYTES), now)  # pyright: ignore[reportArgumentType]
+                self._direct(peer, decode_direct(body), now)
 
     def handle_answer(self, answer: Answer, now: Instant) -> None:
         """The host answers one of our effects."""
@@ -189,7 +201,13 @@ class Agent:
                 tell("offer", incident.id, body.plan.reasoning, by=by, plan=body.plan.signature, planner=body.planner,
                      load_ms=body.load_ms, think_ms=body.think_ms)  # fmt: skip
             case Capability():
-                tell("granted", incident.id, f"one plan, one use, {body.lapse_ms / 1000:.0f} s", by=by, holder=self._speech.name_of(body.holder))
+                tell(
+                    "granted",
+                    incident.id,
+                    f"one plan, one use, {body.lapse_ms / 1000:.0f} s",
+                    by=by,
+                    holder=self._speech.name_of(body.holder),
+                )
             case Intent():
                 tell("intent", incident.id, f"step {body.index + 1}: {body.step.action} {' '.join(v for _, v in body.step.values)}", by=by)
             case Outcome():

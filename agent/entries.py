@@ -3,9 +3,12 @@
 Everything but an offer and a peer's escalation is believed only from the incident's subject.
 """
 
+from typing import cast
+
 import msgspec
 
 from cloudisense.agent.plan import Candidate, Plan, Step
+from cloudisense.keys.encoding import unpack
 
 
 class Alert(msgspec.Struct, frozen=True, array_like=True):
@@ -114,6 +117,14 @@ class StepReply(msgspec.Struct, frozen=True, array_like=True, tag=2):
     index: int
     verdict: str
     detail: str
+
+
+DIRECT_BYTES = 16 * 1024
+
+
+def decode_direct(data: bytes) -> StepRequest | StepReply:
+    """A direct message. Raises ``RemoteProtocolError``."""
+    return unpack(data, cast("type[StepRequest | StepReply]", StepRequest | StepReply), DIRECT_BYTES)
 
 
 Body = Alert | Help | Offer | Intent | Outcome | Failed | Closed | Escalation

@@ -68,9 +68,7 @@ class Helper:
         candidate = help.candidates[ranking.order[0]]
         plan = Plan(incident.subject, incident.id, candidate.steps, candidate.signature, ranking.reasoning)
         self.remember(plan)
-        offer = Offer(
-            incident.id, help.round, plan, ranking.planner, ranking.model, confidence, ranking.load_ms, ranking.think_ms
-        )
+        offer = Offer(incident.id, help.round, plan, ranking.planner, ranking.model, confidence, ranking.load_ms, ranking.think_ms)
         self._speech.say(offer, now)
         self._requests.after(("ungranted", incident.id, help.round), now, self._settings.ungranted_ms)
 

@@ -10,9 +10,7 @@ from cloudisense.keys.identity import node_text
 from cloudisense.mesh.effects import Put, Scalar
 from cloudisense.mesh.feed import Entry
 
-State = Literal[
-    "open", "seeking", "offered", "granted", "acting", "verifying", "failed", "resolved", "cleared", "escalated"
-]
+State = Literal["open", "seeking", "offered", "granted", "acting", "verifying", "failed", "resolved", "cleared", "escalated"]
 ENDED: frozenset[str] = frozenset({"resolved", "cleared", "escalated"})
 
 TRANSITIONS: dict[tuple[State, str], State] = {
@@ -190,5 +188,14 @@ class Incident:
 def opened(entry: Entry, alert: Alert) -> Incident:
     """A new incident from its subject's alert."""
     return Incident(
-        alert.incident, alert.key, entry.node, alert.kind, alert.target, alert.fingerprint, alert.symptom, alert.size, alert.used, entry.wall_ms
+        alert.incident,
+        alert.key,
+        entry.node,
+        alert.kind,
+        alert.target,
+        alert.fingerprint,
+        alert.symptom,
+        alert.size,
+        alert.used,
+        entry.wall_ms,
     )

@@ -325,5 +325,3 @@ async def _resolved(seeds: tuple[Address, ...]) -> tuple[Address, ...]:
             continue
         found.append((str(infos[0][4][0]), port))
     return tuple(found)
-
-

@@ -45,6 +45,11 @@ def default_state() -> Path:
     return Path("/var/lib/cloudisense") if os.geteuid() == 0 else Path(platformdirs.user_data_dir("cloudisense"))
 
 
+def home_of(state: Path | None) -> "Home":
+    """The state folder that ``--state`` names, or this user's own."""
+    return Home((state or default_state()).absolute())
+
+
 @dataclass(frozen=True, slots=True)
 class Membership:
     """What makes this folder a member: its key, its certificates and the roster chain, oldest first."""
@@ -160,7 +165,13 @@ class Home:
         return self.load()
 
     def enrol(
-        self, identity: Identity, certificate: bytes, leaf: bytes, chain: tuple[bytes, ...], seeds: tuple[tuple[str, int], ...], config_text: str
+        self,
+        identity: Identity,
+        certificate: bytes,
+        leaf: bytes,
+        chain: tuple[bytes, ...],
+        seeds: tuple[tuple[str, int], ...],
+        config_text: str,
     ) -> Membership:
         """Keep what an issuer gave us."""
         self.check_vacant()
@@ -168,7 +179,13 @@ class Home:
         return self.load()
 
     def _enrol(
-        self, identity: Identity, certificate: bytes, leaf: bytes, chain: tuple[bytes, ...], seeds: tuple[tuple[str, int], ...], config_text: str
+        self,
+        identity: Identity,
+        certificate: bytes,
+        leaf: bytes,
+        chain: tuple[bytes, ...],
+        seeds: tuple[tuple[str, int], ...],
+        config_text: str,
     ) -> None:
         store = Store(self.database)
         try:
@@ -205,7 +222,14 @@ class Home:
 
 
 def certify(
-    issuer: Identity, roster: Roster, mesh_id: bytes, node: bytes, name: str, roles: tuple[str, ...], labels: tuple[tuple[str, str], ...], now: Instant
+    issuer: Identity,
+    roster: Roster,
+    mesh_id: bytes,
+    node: bytes,
+    name: str,
+    roles: tuple[str, ...],
+    labels: tuple[tuple[str, str], ...],
+    now: Instant,
 ) -> tuple[bytes, bytes]:
     """A certificate and a TLS leaf for ``node``. ``ValueError`` when name, roles or labels are out of bounds."""
     entry = roster.issuer(issuer.id)

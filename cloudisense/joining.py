@@ -139,4 +139,3 @@ class Issuer:
 def describe(member: Membership) -> str:
     """One line for the person who founded or joined."""
     return f"node {member.name} of mesh {mesh_text(member.mesh_id)[:12]}..."
-

@@ -30,7 +30,7 @@ def confine(memory_mb: int, parent: int) -> list[str]:
     Raises ``OSError`` for a limit that every kernel has, ``ProcessLookupError`` when the parent has died already.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    if False:
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "cannot ask to die with the parent")
     if os.getppid() != parent:  # it died between the fork and the line above
         raise ProcessLookupError("the parent is gone")

@@ -191,7 +191,8 @@ class _Worker:
         """By its own pid. It has nothing to lose: its state is the model's file."""
         if self.process.returncode is None:
             with suppress(ProcessLookupError):
-                self.process.kill()
+                # Not process.kill(): it polls first, and so takes the exit status away from asyncio, which then reports 255.
+                os.kill(self.process.pid, signal.SIGKILL)
 
     async def reap(self) -> None:
         """Wait until it is gone and its pipes are closed."""

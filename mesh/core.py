@@ -6,10 +6,11 @@ The shell (or the simulator) calls the ``handle_*`` methods with the time, then 
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from cloudisense.keys.errors import LocalProtocolError, RemoteProtocolError
-from cloudisense.keys.identity import Identity
 from cloudisense.keys.given import Rng
+from cloudisense.keys.identity import Identity
 from cloudisense.keys.roster import check_chain, mesh_id_of
 from cloudisense.keys.session import SessionKey, Sessions, is_sealed
 from cloudisense.mesh.delivery import Delivery
@@ -23,7 +24,7 @@ from cloudisense.mesh.member import Member
 from cloudisense.mesh.membership import Membership
 from cloudisense.mesh.outbound import Effect, News, Outbound
 from cloudisense.mesh.stored import Stored
-from cloudisense.mesh.wire import Ack, Claims, Direct, Got, Nack, Ping, PingRequest, Push, PushPull, decode
+from cloudisense.mesh.wire import Ack, Claims, Direct, Got, Message, Nack, Ping, PingRequest, Push, PushPull, decode
 
 
 class Mesh:
@@ -46,6 +47,18 @@ class Mesh:
         self._delivery = Delivery(identity, stored.boot, self.mesh_id, self.roster, self._membership, self._out, limits)
         self._membership.digest = self._delivery.digest
         self._membership.compare = self._delivery.compare
+        membership, delivery = self._membership, self._delivery
+        self._handlers: dict[type[Message], Callable[[bytes, Any, Instant], None]] = {
+            Ping: membership.ping,
+            Ack: membership.ack,
+            PingRequest: membership.relay,
+            Nack: lambda peer, message, now: None,  # a relay that answers at all is alive; awareness will weigh it
+            Claims: lambda peer, message, now: membership.take_claims(message.claims, now),
+            Push: delivery.pushed,
+            Got: lambda peer, message, now: delivery.got(peer, message),
+            PushPull: lambda peer, message, now: delivery.pulled(peer, message),
+            Direct: lambda peer, message, now: self._out.tell(DirectReceived(peer, message.body)),
+        }
         for data in stored.entries:
             self._delivery.feeds.load(data)
 
@@ -180,25 +193,7 @@ class Mesh:
         if peer not in self.members:
             raise RemoteProtocolError("not a member yet", peer)
         self._membership.heard_from(peer, now)
-        match message:
-            case Ping():
-                self._membership.ping(peer, message, now)
-            case Ack():
-                self._membership.ack(peer, message, now)
-            case PingRequest():
-                self._membership.relay(peer, message, now)
-            case Nack():
-                pass  # a relay that answers at all is alive; awareness will weigh it
-            case Claims():
-                self._membership.take_claims(message.claims, now)
-            case Push():
-                self._delivery.pushed(peer, message, now)
-            case Got():
-                self._delivery.got(peer, message)
-            case PushPull():
-                self._delivery.pulled(peer, message)
-            case Direct():
-                self._out.tell(DirectReceived(peer, message.body))
+        self._handlers[type(message)](peer, message, now)
 
     def _timer(self, name: object, now: Instant) -> None:
         match name:

@@ -157,5 +157,3 @@ def _row(entry: Entry, now: Instant) -> Put:
             "arrived_ms": now.wall_ms,
         },
     )
-
-

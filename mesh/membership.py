@@ -6,8 +6,8 @@ from cloudisense.keys.certificate import check_certificate
 from cloudisense.keys.encoding import pack, unpack
 from cloudisense.keys.envelope import open_envelope, seal
 from cloudisense.keys.errors import RemoteProtocolError, invariant
-from cloudisense.keys.identity import Identity
 from cloudisense.keys.given import Rng
+from cloudisense.keys.identity import Identity
 from cloudisense.keys.roster import Roster
 from cloudisense.keys.session import SessionKey, Sessions
 from cloudisense.mesh.dissemination import Piggyback, retransmit_limit

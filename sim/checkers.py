@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Callable
 
-from cloudisense.agent.ledger import parse_body
 from cloudisense.agent.entries import Intent, Outcome
+from cloudisense.agent.ledger import parse_body
 from cloudisense.mesh.feed import Entry
 from cloudisense.sim.world import World
 
@@ -16,7 +16,9 @@ def h2_no_step_twice(world: World) -> list[str]:
 
 def h3_canaries(world: World) -> list[str]:
     """H3: no canary is ever harmed."""
-    return [f"{sim.name} lost canaries: {sim.host.canaries()} left" for sim in world.nodes if sim.host.canaries() != world.canaries[sim.name]]
+    return [
+        f"{sim.name} lost canaries: {sim.host.canaries()} left" for sim in world.nodes if sim.host.canaries() != world.canaries[sim.name]
+    ]
 
 
 def h4_intent_and_outcome(world: World) -> list[str]:
@@ -45,7 +47,11 @@ def h5_incidents_end(world: World) -> list[str]:
 
 def m3_agreement(world: World) -> list[str]:
     """M3: all live nodes agree on members and on the feeds."""
-    views = {sim.name: (sorted(sim.node.mesh.present() + [sim.member.identity.id]), sim.node.mesh.feeds.vector()) for sim in world.nodes if sim.node}
+    views = {
+        sim.name: (sorted([*sim.node.mesh.present(), sim.member.identity.id]), sim.node.mesh.feeds.vector())
+        for sim in world.nodes
+        if sim.node
+    }
     first = next(iter(views.values()), None)
     return [f"{name} sees another mesh than the first node" for name, view in views.items() if view != first]
 

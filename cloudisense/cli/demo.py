@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cloudisense.cli.options import Json, State
+from cloudisense.cli.options import Json, State, print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -20,4 +20,8 @@ def demo(
     """Fill a real file system on one of three real agents, and watch the others help it, twice."""
     from cloudisense.demo.run import run_demo
 
-    raise typer.Exit(run_demo(planner, state, as_json))
+    result = run_demo(planner, state, silent=as_json)
+    if as_json:
+        print_json(result)
+    if not (result["healed"] and result["canaries_intact"]):
+        raise typer.Exit(1)

@@ -1,11 +1,15 @@
 """Commands for language models: llm add, llm list."""
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cloudisense.cli.options import Json, State, home_of, print_json, print_table
+from cloudisense.cli.options import Json, State, print_json, print_table
+from cloudisense.home import home_of
+
+if TYPE_CHECKING:
+    from cloudisense.llm.models import Model
 
 app = typer.Typer(help="Language models on this host.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -34,11 +38,10 @@ def list_models(state: State = None, as_json: Json = False) -> None:
         print_json(rows)
     else:
         shown = [{**row, "size": f"{row['bytes'] / 1e6:.0f} MB", "sha": row["sha256"][:12]} for row in rows]
-        print_table(shown, (("name", "name"), ("size", "size"), ("sha", "sha256"), ("path", "file")), "no model; cloudisense llm add smollm2")
+        print_table(
+            shown, (("name", "name"), ("size", "size"), ("sha", "sha256"), ("path", "file")), "no model; cloudisense llm add smollm2"
+        )
 
 
-def _row(model: object) -> dict[str, str | int]:
-    from cloudisense.llm.models import Model
-
-    assert isinstance(model, Model)
+def _row(model: "Model") -> dict[str, Any]:
     return {"name": model.name, "path": str(model.path), "sha256": model.sha256, "bytes": model.bytes, "source": model.source}

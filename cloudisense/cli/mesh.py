@@ -11,10 +11,10 @@ from typing import Annotated
 import typer
 
 from cloudisense.agent.effects import Notify
-from cloudisense.cli.options import Json, State, home_of, print_json
+from cloudisense.cli.options import Json, State, print_json
 from cloudisense.clock import read_clock
 from cloudisense.config import DEFAULT_PORT, Config, load_config, parse_address
-from cloudisense.home import Home, default_state, mesh_text
+from cloudisense.home import Home, default_state, home_of, mesh_text
 from cloudisense.keys.identity import node_text
 
 Name = Annotated[str | None, typer.Option("--name", help="This node's name; default: this host's.")]
@@ -37,7 +37,9 @@ def init(state: State = None, name: Name = None, bind: Bind = None, as_json: Jso
     home.lock()
     member = home.found(name or default_name(), text, read_clock())
     if as_json:
-        print_json({"id": node_text(member.identity.id), "name": member.name, "mesh_id": mesh_text(member.mesh_id), "state": str(home.path)})
+        print_json(
+            {"id": node_text(member.identity.id), "name": member.name, "mesh_id": mesh_text(member.mesh_id), "state": str(home.path)}
+        )
     else:
         print(f"{describe(member)}; configuration in {home.config}")
         print(f"next: cloudisense up{_flag(state)}, and for each further host: cloudisense invite{_flag(state)}")
@@ -47,8 +49,12 @@ def invite(
     state: State = None,
     uses: Annotated[int, typer.Option("--uses", help="How many nodes may join with it.")] = 1,
     expires: Annotated[str, typer.Option("--expires", help="How long it is good for: 30m, 12h, 7d.")] = "1d",
-    role: Annotated[list[str] | None, typer.Option("--role", help="Role of the joining node; repeat for more. Default: member and actor.")] = None,
-    address: Annotated[list[str] | None, typer.Option("--address", help="Where joiners reach this node, host:port. Default: as configured.")] = None,
+    role: Annotated[
+        list[str] | None, typer.Option("--role", help="Role of the joining node; repeat for more. Default: member and actor.")
+    ] = None,
+    address: Annotated[
+        list[str] | None, typer.Option("--address", help="Where joiners reach this node, host:port. Default: as configured.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make an invite for a new node. This node has to be up when it is used."""
@@ -101,7 +107,9 @@ def join(
     home.lock()
     member = asyncio.run(join_mesh(home, token, name or default_name(), labels, text))
     if as_json:
-        print_json({"id": node_text(member.identity.id), "name": member.name, "mesh_id": mesh_text(member.mesh_id), "state": str(home.path)})
+        print_json(
+            {"id": node_text(member.identity.id), "name": member.name, "mesh_id": mesh_text(member.mesh_id), "state": str(home.path)}
+        )
     else:
         print(f"{describe(member)}; next: cloudisense up{_flag(state)}")
 

