@@ -32,7 +32,7 @@ from cloudisense.keys.capability import Capability
 from cloudisense.keys.errors import LocalProtocolError, RemoteProtocolError
 from cloudisense.keys.given import Rng
 from cloudisense.mesh.core import Mesh
-from cloudisense.mesh.events import DirectReceived, EntryArrived, EntryDelivered, MemberChanged
+from cloudisense.mesh.events import DirectReceived, EntryArrived, EntryDelivered, MemberChanged, RosterChanged
 from cloudisense.mesh.feed import Entry, Reference
 from cloudisense.mesh.instant import Instant
 from cloudisense.mesh.outbound import News
@@ -78,8 +78,10 @@ class Agent:
                 self._requests.notify(
                     "member", "", f"{self._speech.name_of(node)} is {state}", node=self._speech.name_of(node), state=state
                 )
-                if state in ("dead", "left"):
+                if state in ("dead", "left", "agent_down"):
                     self._coordinator.lost(node, now)
+            case RosterChanged(number):
+                self._requests.notify("roster", "", f"roster {number} holds now", number=number)
             case DirectReceived(peer, body):
                 self._direct(peer, decode_direct(body), now)
 

@@ -6,9 +6,10 @@ from cloudisense.agent.core import Agent
 from cloudisense.agent.requests import Answer
 from cloudisense.agent.requests import Effect as AgentEffect
 from cloudisense.keys.errors import RemoteProtocolError
+from cloudisense.mesh.core import Event as MeshEvent
 from cloudisense.mesh.core import Mesh
 from cloudisense.mesh.effects import Address
-from cloudisense.mesh.events import Persisted
+from cloudisense.mesh.events import Knocked, Persisted, PortRefused, SendFailed
 from cloudisense.mesh.instant import Instant
 from cloudisense.mesh.outbound import Effect as MeshEffect
 
@@ -45,9 +46,9 @@ class Node:
         self.agent.handle_timer(now)
         self._settle(now)
 
-    def handle_event(self, event: Persisted | Answer, now: Instant) -> None:
+    def handle_event(self, event: MeshEvent | Answer, now: Instant) -> None:
         """An effect was carried out."""
-        if isinstance(event, Persisted):
+        if isinstance(event, Persisted | Knocked | PortRefused | SendFailed):
             self.mesh.handle_event(event, now)
         else:
             self.agent.handle_answer(event, now)

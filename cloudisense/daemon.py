@@ -34,12 +34,14 @@ from cloudisense.keys.identity import node_text
 from cloudisense.keys.tls import private_pem
 from cloudisense.llm.models import Model
 from cloudisense.llm.planner import ModelPlanner, PlannerFailed
+from cloudisense.mesh.core import Event as MeshEvent
 from cloudisense.mesh.core import Mesh
-from cloudisense.mesh.effects import Address, Persist, Send, SendBulk
-from cloudisense.mesh.events import Persisted
+from cloudisense.mesh.effects import Address, Knock, Persist, Send, SendBulk
+from cloudisense.mesh.events import Knocked, Persisted, PortRefused, SendFailed
 from cloudisense.mesh.instant import NS_PER_S
 from cloudisense.mesh.limits import Limits
 from cloudisense.mesh.stored import Stored
+from cloudisense.net.knock import knock
 from cloudisense.net.streams import StreamClient, StreamServer, TlsOwn
 from cloudisense.net.udp import UdpEndpoint
 from cloudisense.store import Store
@@ -62,6 +64,7 @@ class Daemon:
         self._executor = Executor(self._catalogue)
         self._model = model
         self._stopping = asyncio.Event()
+        self._left = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._started_ns = time.time_ns()
@@ -124,7 +127,7 @@ class Daemon:
             roster_chain=lambda: self._member.chain,
         )
         await self._server.start(host, port)
-        self._udp = await UdpEndpoint.open(host, self._server.port, self._datagram)
+        self._udp = await UdpEndpoint.open(host, self._server.port, self._datagram, self._port_refused, self._send_failed)
         self._bound = (host, self._server.port)
         self._client = StreamClient(own, anchors)
         self._planner = self._make_planner()
@@ -144,7 +147,7 @@ class Daemon:
         return (own_addresses(self._bound[0])[0], self._bound[1])
 
     def _admit(self, node: bytes) -> bool:
-        return not self._member.roster.is_revoked(node)
+        return not self._node.mesh.roster.is_revoked(node)
 
     def _datagram(self, data: bytes, source: Address) -> None:
         self._node.handle_datagram(data, source, read_clock())
@@ -181,6 +184,8 @@ class Daemon:
                 self._udp.send(address, data)
             case SendBulk(to, address, data):
                 self._spawn(self._send_bulk(to, address, data))
+            case Knock():
+                self._spawn(self._knock(effect))
             case Persist():
                 self._writer.put(effect)
             case Sample():
@@ -205,6 +210,21 @@ class Daemon:
             # A bug in carrying an effect out: stop rather than act on half of it.
             asyncio.get_running_loop().call_exception_handler({"message": "an effect failed", "exception": task.exception()})
             self._stopping.set()
+
+    async def _knock(self, effect: Knock) -> None:
+        self._mesh_event(Knocked(effect.token, await knock(effect.node, effect.address, effect.wait_ms / 1000)))
+
+    def _port_refused(self, address: Address) -> None:
+        self._mesh_event(PortRefused(address))
+
+    def _send_failed(self) -> None:
+        # Called while an effect is carried out: the core hears it afterwards.
+        asyncio.get_running_loop().call_soon(self._mesh_event, SendFailed())
+
+    def _mesh_event(self, event: MeshEvent) -> None:
+        if not self._stopping.is_set():
+            self._node.handle_event(event, read_clock())
+            self._carry_out()
 
     async def _send_bulk(self, to: bytes, address: Address, data: bytes) -> None:
         await self._client.post_bulk(to, address, data)
@@ -252,6 +272,7 @@ class Daemon:
             case "status":
                 return self._status()
             case "leave":
+                self._left = True
                 self._node.command(self._node.mesh.leave, read_clock())
                 self._carry_out()
                 asyncio.get_running_loop().call_later(GOODBYE_S, self._stopping.set)
@@ -277,6 +298,10 @@ class Daemon:
         }
 
     async def _close(self) -> None:
+        if not self._left:
+            # The host stays up: peers need not suspect anything.
+            self._node.command(self._node.mesh.restart, read_clock())
+            self._carry_out()
         self._stopping.set()
         if self._timer is not None:
             self._timer.cancel()
@@ -286,7 +311,7 @@ class Daemon:
         if self._planner is not None:
             await self._planner.close()
         self._udp.close()
-        await self._udp.wait_closed()
+
         await self._server.close()
         await self._client.close()
         await self._writer.close()

@@ -11,28 +11,33 @@ from typing import Any
 from cloudisense.keys.errors import LocalProtocolError, RemoteProtocolError
 from cloudisense.keys.given import Rng
 from cloudisense.keys.identity import Identity
-from cloudisense.keys.roster import check_chain, mesh_id_of
+from cloudisense.keys.roster import Roster
 from cloudisense.keys.session import SessionKey, Sessions, is_sealed
+from cloudisense.mesh.context import Context
 from cloudisense.mesh.delivery import Delivery
+from cloudisense.mesh.detector import Detector
 from cloudisense.mesh.effects import Address
-from cloudisense.mesh.events import DirectReceived, MemberChanged, Persisted
+from cloudisense.mesh.events import DirectReceived, Knocked, MemberChanged, Persisted, PortRefused, SendFailed
 from cloudisense.mesh.feed import Entry, Feeds, Reference
 from cloudisense.mesh.hello import PREFIX, Greeter, HelloLimiter
-from cloudisense.mesh.instant import Instant
+from cloudisense.mesh.instant import NS_PER_MS, Instant
 from cloudisense.mesh.limits import Limits
 from cloudisense.mesh.member import Member
 from cloudisense.mesh.membership import Membership
 from cloudisense.mesh.outbound import Effect, News, Outbound
 from cloudisense.mesh.stored import Stored
-from cloudisense.mesh.wire import Ack, Claims, Direct, Got, Message, Nack, Ping, PingRequest, Push, PushPull, decode
+from cloudisense.mesh.trust import Trust
+from cloudisense.mesh.wire import Ack, Claims, Direct, Got, Message, Nack, Ping, PingRequest, Push, PushPull, Relay, Rosters, decode
+
+Event = Persisted | Knocked | PortRefused | SendFailed
 
 
 class Mesh:
     """One node's membership, feeds and delivery, behind the five-method seam of DESIGN section 2."""
 
     def __init__(self, identity: Identity, certificate: bytes, roster: tuple[bytes, ...], limits: Limits, rng: Rng, stored: Stored) -> None:
-        self.mesh_id = mesh_id_of(roster[0])
-        self.roster = check_chain(roster, self.mesh_id)
+        self._trust = Trust(roster)
+        self.mesh_id = self._trust.mesh_id
         self.id = identity.id
         self.name = stored.name
         self._limits = limits
@@ -41,22 +46,22 @@ class Mesh:
         self._greeter = Greeter(identity, self.mesh_id, rng.randbytes(32), limits)
         self._limiter = HelloLimiter(limits)
         self._out = Outbound(self._sessions, limits)
-        self._membership = Membership(
-            identity, certificate, self.mesh_id, self.roster, session_key, self._sessions, self._greeter, self._out, limits, rng, stored
-        )
-        self._delivery = Delivery(identity, stored.boot, self.mesh_id, self.roster, self._membership, self._out, limits)
-        self._membership.digest = self._delivery.digest
-        self._membership.compare = self._delivery.compare
-        membership, delivery = self._membership, self._delivery
-        self._handlers: dict[type[Message], Callable[[bytes, Any, Instant], None]] = {
-            Ping: membership.ping,
-            Ack: membership.ack,
-            PingRequest: membership.relay,
-            Nack: lambda peer, message, now: None,  # a relay that answers at all is alive; awareness will weigh it
+        context = Context(identity, certificate, self._trust, session_key, self._sessions, self._greeter, self._out, limits, rng, stored)
+        self._context = context
+        self._membership = membership = Membership(context)
+        self._delivery = delivery = Delivery(context, membership)
+        self._detector = detector = Detector(context, membership, delivery.digest, delivery.compare)
+        self._handlers: dict[type[Message], Callable[[bytes, Any, Instant], object]] = {
+            Ping: detector.ping,
+            Ack: detector.ack,
+            PingRequest: detector.relay,
+            Nack: detector.nack,
             Claims: lambda peer, message, now: membership.take_claims(message.claims, now),
             Push: delivery.pushed,
+            Relay: delivery.relay,
             Got: lambda peer, message, now: delivery.got(peer, message),
             PushPull: lambda peer, message, now: delivery.pulled(peer, message),
+            Rosters: lambda peer, message, now: delivery.take_rosters(message.chain, now),
             Direct: lambda peer, message, now: self._out.tell(DirectReceived(peer, message.body)),
         }
         for data in stored.entries:
@@ -66,24 +71,41 @@ class Mesh:
 
     def start(self, now: Instant) -> None:
         """Restore known members, greet seeds, start probing."""
+        self._out.seen(now)
         self._membership.start(now)
+        self._detector.start(now)
 
     def handle_datagram(self, data: bytes, source: Address, now: Instant) -> None:
         """One datagram as it came from the socket."""
+        self._out.seen(now)
         self._guarded(lambda: self._datagram(data, source, now))
 
     def handle_bulk(self, peer: bytes, data: bytes, now: Instant) -> None:
         """One message over TLS from ``peer``, whom the handshake proved to be a member."""
+        self._out.seen(now)
         self._guarded(lambda: self._message(peer, data, now, self._limits.bulk_bytes))
 
     def handle_timer(self, now: Instant) -> None:
         """Do whatever is due."""
+        self._out.seen(now)
+        due_ns = self._out.timers.next()
+        if due_ns is not None and now.boot_ns - due_ns > self._limits.frozen_ms * NS_PER_MS:
+            self._detector.thaw(now)
         while (name := self._out.timers.pop_due(now.boot_ns)) is not None:
             self._timer(name, now)
 
-    def handle_event(self, event: Persisted, now: Instant) -> None:
-        """A durable write that we asked for is done."""
-        self._out.persisted(event.token, now)
+    def handle_event(self, event: Event, now: Instant) -> None:
+        """The world answers, or the kernel has something to say about an address."""
+        self._out.seen(now)
+        match event:
+            case Persisted(token):
+                self._out.persisted(token, now)
+            case Knocked(token, met):
+                self._out.knocked(token, met, now)
+            case PortRefused(address):
+                self._detector.refused(address, now)
+            case SendFailed():
+                self._detector.awareness.worse()
 
     def next_deadline(self) -> int | None:
         """When to call ``handle_timer`` next, in boot-time nanoseconds."""
@@ -107,6 +129,20 @@ class Mesh:
     def members(self) -> dict[bytes, Member]:
         """Every other node ever heard of."""
         return self._membership.members
+
+    @property
+    def roster(self) -> Roster:
+        """The newest roster known here."""
+        return self._trust.roster
+
+    @property
+    def roster_chain(self) -> tuple[bytes, ...]:
+        """All signed rosters, oldest first."""
+        return self._trust.chain
+
+    def take_rosters(self, chain: tuple[bytes, ...], now: Instant) -> bool:
+        """The operator has a new roster; true when it is newer than ours. Raises ``RemoteProtocolError``."""
+        return self._delivery.take_rosters(chain, now)
 
     @property
     def incarnation(self) -> int:
@@ -135,6 +171,10 @@ class Mesh:
         """Send ``body`` to one member, best effort."""
         if peer in self.members:
             self._membership.send(peer, Direct(body))
+
+    def restart(self) -> None:
+        """Say that only the agent stops, and only for a moment."""
+        self._membership.restart()
 
     def leave(self) -> None:
         """Say goodbye to everyone; the caller keeps running a moment so that it is heard."""
@@ -171,17 +211,22 @@ class Mesh:
         if not hello.echo:
             if hello.to in (b"", self.id):
                 to = self._greeter.claimed_signer(data)
-                self._out.send_clear(source, self._greeter.hello(own.claim, own.certificate, source, to, hello.token, ask=True))
+                self._out.send_clear(source, self._greeter.hello(own.claim, self._context.certificate, source, to, hello.token, ask=True))
             return
         signer, hello = self._greeter.proven(data, source)
         if own.check_alive(hello.claim).node != signer:
             raise RemoteProtocolError("hello with a stranger's claim")
+        before = own.members.get(signer)
+        known = before.alive.incarnation if before is not None else 0
         own.take_claim((hello.claim, hello.certificate), now)
         if signer not in self.members:
             raise RemoteProtocolError("hello of a stranger")
         own.heard_from(signer, now)
+        if self.members[signer].alive.incarnation > known:
+            own.tell_all((hello.claim, hello.certificate))
         if hello.token:
-            self._out.send_clear(source, self._greeter.hello(own.claim, own.certificate, source, signer, hello.token, ask=False))
+            to = self._greeter.hello(own.claim, self._context.certificate, source, signer, hello.token, ask=False)
+            self._out.send_clear(source, to)
             self._delivery.push_pull(signer, reply=True)
 
     def _message(self, peer: bytes, data: bytes, now: Instant, limit: int) -> None:
@@ -198,11 +243,11 @@ class Mesh:
     def _timer(self, name: object, now: Instant) -> None:
         match name:
             case "probe":
-                self._membership.probe(now)
+                self._detector.period(now)
             case "gossip":
                 self._membership.gossip(now)
             case ("probe", int(sequence)):
-                self._membership.probe_late(sequence, now)
+                self._detector.probe_late(sequence, now)
             case ("suspicion", bytes(node)):
                 self._membership.suspicion_over(node, now)
             case ("push", Reference() as reference):

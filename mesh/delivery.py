@@ -1,100 +1,79 @@
-"""Feeds on their way: durable first, then out to everyone at once, acknowledged, and repaired by digest (DESIGN section 3.2)."""
+"""Feeds on their way: durable first, then out at once, acknowledged, and repaired by digest (DESIGN section 3.2).
 
-import hashlib
+A small mesh is told directly, every member, and every member answers. In a large one the ids are cut into slices of about
+sqrt(n), and two relays pass the entry on to each slice; what both lose, the digests bring.
+"""
+
+import math
 
 from cloudisense.keys.encoding import pack
 from cloudisense.keys.errors import RemoteProtocolError
-from cloudisense.keys.identity import Identity
-from cloudisense.keys.roster import Roster
+from cloudisense.mesh.context import Context
 from cloudisense.mesh.dissemination import Outbox, Shipment
 from cloudisense.mesh.effects import Put
-from cloudisense.mesh.events import EntryArrived, EntryDelivered
+from cloudisense.mesh.events import EntryArrived, EntryDelivered, RosterChanged
 from cloudisense.mesh.feed import Entry, Feeds, Reference, parse_entry
 from cloudisense.mesh.instant import Instant
-from cloudisense.mesh.limits import Limits
-from cloudisense.mesh.membership import Membership
-from cloudisense.mesh.outbound import Outbound
-from cloudisense.mesh.wire import Got, Push, PushPull
+from cloudisense.mesh.membership import Membership, item_hash
+from cloudisense.mesh.wire import Claims, Got, Push, PushPull, Relay, Rosters, SignedClaim
 
 REFERENCES_PER_GOT = 16
+RELAYS_PER_SLICE = 2
 
 
 class Delivery:
-    """Appends, spreads, receives and repairs feed entries for one node."""
+    """Appends, spreads, receives and repairs feed entries for one node, and brings claims and rosters along."""
 
-    def __init__(
-        self, identity: Identity, boot: int, mesh_id: bytes, roster: Roster, membership: Membership, out: Outbound, limits: Limits
-    ) -> None:
-        self.feeds = Feeds(mesh_id, limits)
-        self._identity = identity
-        self._boot = boot
-        self._mesh_id = mesh_id
-        self._roster = roster
+    def __init__(self, context: Context, membership: Membership) -> None:
+        self.feeds = Feeds(context.mesh_id, context.limits)
+        self._context = context
         self._membership = membership
-        self._out = out
-        self._limits = limits
+        self._out = context.out
+        self._limits = context.limits
         self._outbox = Outbox()
+
+    # -- our own entries -----------------------------------------------------------------------------------------------
 
     def append(self, kind: str, body: bytes, now: Instant) -> Entry:
         """Add to our own feed; it is news here, and leaves, only once it is durable."""
-        entry = self.feeds.append(self._identity, self._boot, now.wall_ms, kind, body)
+        entry = self.feeds.append(self._context.identity, self._context.stored.boot, now.wall_ms, kind, body)
         self._out.persist((_row(entry, now),), lambda later: self._publish(entry, later))
         return entry
 
     def _publish(self, entry: Entry, now: Instant) -> None:
         self._out.tell(EntryArrived(entry))
-        waiting = set(self._membership.present())
-        if waiting:
-            self._outbox.open[entry.reference] = Shipment(entry.data, waiting)
-            self.push(entry.reference, now)
-        else:
+        present = self._membership.present()
+        slices = self._slices(present)
+        waiting = {relay for _, _, relays in slices for relay in relays} if slices else set(present)
+        if not waiting:
             self._out.tell(EntryDelivered(entry.reference))
+            return
+        self._outbox.open[entry.reference] = Shipment(entry.data, waiting, slices=slices)
+        self.push(entry.reference, now)
+
+    def _slices(self, present: list[bytes]) -> list[tuple[bytes, bytes, list[bytes]]]:
+        """(first, last, relays) of each slice of a large mesh; none in a small one."""
+        if len(present) <= self._limits.small:
+            return []
+        width = math.ceil(math.sqrt(len(present)))
+        slices = [present[i : i + width] for i in range(0, len(present), width)]
+        return [(nodes[0], nodes[-1], self._context.choose(nodes, RELAYS_PER_SLICE)) for nodes in slices]
 
     def push(self, reference: Reference, now: Instant) -> None:
         """Send to all who have not acknowledged; the digests take over after the last attempt."""
         shipment = self._outbox.open.get(reference)
         if shipment is None:
             return
-        for node in sorted(shipment.waiting):
-            self._membership.send(node, Push((shipment.data,)))
+        for first, last, relays in shipment.slices:
+            for relay in relays:
+                if relay in shipment.waiting:
+                    self._membership.send(relay, Relay((shipment.data,), first, last))
+        if not shipment.slices:
+            for node in sorted(shipment.waiting):
+                self._membership.send(node, Push((shipment.data,), answer=True))
         shipment.attempts += 1
         if shipment.attempts < self._limits.push_attempts:
             self._out.after(("push", reference), now, self._limits.push_retry_ms << (shipment.attempts - 1))
-
-    def pushed(self, peer: bytes, message: Push, now: Instant) -> None:
-        """Entries came in; a bad one costs only itself."""
-        for data in message.entries:
-            try:
-                self._take(peer, data, now)
-            except RemoteProtocolError as error:
-                self._out.dropped[error.reason] += 1
-
-    def _take(self, peer: bytes, data: bytes, now: Instant) -> None:
-        entry, previous = parse_entry(data, self._mesh_id, self._limits.entry_bytes)
-        author = self._membership.members.get(entry.node)
-        if author is None or self._roster.is_revoked(entry.node) or "member" not in author.certificate.roles:
-            raise RemoteProtocolError("entry of a stranger", peer)
-        if self.feeds.holds(entry.reference):
-            self.feeds.accept(entry, previous)  # raises when it is not the one that we hold
-            self._acknowledge([entry])
-            return
-        accepted = self.feeds.accept(entry, previous)
-        if accepted:
-            self._out.persist(tuple(_row(e, now) for e in accepted), lambda _: self._arrived(accepted))
-        elif self._out.once(("pull", peer), now, self._limits.push_retry_ms):
-            # Its predecessor is missing here: ask now rather than at the next digest.
-            self.push_pull(peer, reply=True)
-
-    def _arrived(self, entries: list[Entry]) -> None:
-        self._out.tell(*(EntryArrived(entry) for entry in entries))
-        self._acknowledge(entries)
-
-    def _acknowledge(self, entries: list[Entry]) -> None:
-        """Tell the authors, by whichever way the entries came."""
-        for author in sorted({entry.node for entry in entries} & self._membership.members.keys()):
-            got = [(e.node, e.reference.generation, e.reference.number) for e in entries if e.node == author]
-            for start in range(0, len(got), REFERENCES_PER_GOT):
-                self._membership.send(author, Got(tuple(got[start : start + REFERENCES_PER_GOT])))
 
     def got(self, peer: bytes, message: Got) -> None:
         """``peer`` holds these durably."""
@@ -108,41 +87,131 @@ class Delivery:
         """A member is dead or gone: entries that only it lacked are delivered."""
         self._out.tell(*(EntryDelivered(reference) for reference in self._outbox.give_up_on(node)))
 
+    # -- entries of others ---------------------------------------------------------------------------------------------
+
+    def pushed(self, peer: bytes, message: Push, now: Instant) -> None:
+        """Entries came in; a bad one costs only itself."""
+        for data in message.entries:
+            try:
+                self._take(peer, data, message.answer, now)
+            except RemoteProtocolError as error:
+                self._out.dropped[error.reason] += 1
+
+    def relay(self, peer: bytes, message: Relay, now: Instant) -> None:
+        """Keep entries and pass them on to our slice, the first time that we see them."""
+        fresh = tuple(data for data in message.entries if not self._holds(data))
+        if fresh:
+            for node in self._membership.present():
+                if message.first <= node <= message.last and node != peer:
+                    self._membership.send(node, Push(fresh, answer=False))
+        self.pushed(peer, Push(message.entries, answer=True), now)
+
+    def _holds(self, data: bytes) -> bool:
+        return self.feeds.holds(parse_entry(data, self._context.mesh_id, self._limits.entry_bytes)[0].reference)
+
+    def _take(self, peer: bytes, data: bytes, answer: bool, now: Instant) -> None:
+        entry, previous = parse_entry(data, self._context.mesh_id, self._limits.entry_bytes)
+        if entry.node == self._context.id:
+            return
+        author = self._membership.members.get(entry.node)
+        if author is None or self._context.trust.roster.is_revoked(entry.node) or "member" not in author.certificate.roles:
+            raise RemoteProtocolError("entry of a stranger", peer)
+        if self.feeds.holds(entry.reference):
+            self.feeds.accept(entry, previous)  # raises when it is not the one that we hold
+            if answer:
+                self._acknowledge([entry])
+            return
+        accepted = self.feeds.accept(entry, previous)
+        if accepted:
+            self._out.persist(tuple(_row(e, now) for e in accepted), lambda _: self._arrived(accepted, answer))
+        elif self._out.once(("pull", peer), now, self._limits.push_retry_ms):
+            # Its predecessor is missing here: ask now rather than at the next digest.
+            self.push_pull(peer, reply=True)
+
+    def _arrived(self, entries: list[Entry], answer: bool) -> None:
+        self._out.tell(*(EntryArrived(entry) for entry in entries))
+        if answer:
+            self._acknowledge(entries)
+
+    def _acknowledge(self, entries: list[Entry]) -> None:
+        """Tell the authors, by whichever way the entries came."""
+        for author in sorted({entry.node for entry in entries} & self._membership.members.keys()):
+            got = [(e.node, e.reference.generation, e.reference.number) for e in entries if e.node == author]
+            for start in range(0, len(got), REFERENCES_PER_GOT):
+                self._membership.send(author, Got(tuple(got[start : start + REFERENCES_PER_GOT])))
+
     # -- repair --------------------------------------------------------------------------------------------------------
 
     def digest(self) -> bytes:
-        """Eight bytes over all that is known: how far each feed, and every member's incarnation."""
-        known = [(m.node, m.alive.incarnation, m.state == "left") for m in self._membership.all()]
-        everyone = sorted([*known, (self._identity.id, self._membership.incarnation, False)])
-        return hashlib.sha256(pack([self.feeds.vector(), everyone])).digest()[:8]
+        """Eight bytes over all that is known: entries, members' incarnations, rosters."""
+        own = item_hash([self._context.id, self._membership.incarnation, False])
+        total = self.feeds.known_sum + self._membership.known_sum + own + item_hash(len(self._context.trust.chain))
+        return (total % (1 << 64)).to_bytes(8, "big")
 
-    def compare(self, peer: bytes, digest: bytes) -> None:
+    def compare(self, peer: bytes, digest: bytes, now: Instant) -> None:
         """A peer's digest; a mismatch that lasts starts a push-pull."""
-        member = self._membership.members[peer]
+        member = self._membership.members.get(peer)
+        if member is None:
+            return
         member.mismatches = 0 if digest == self.digest() else member.mismatches + 1
-        if member.mismatches >= self._limits.digest_mismatches:
+        if member.mismatches >= self._limits.digest_mismatches and self._out.once(("pull", peer), now, self._limits.probe_interval_ms):
             member.mismatches = 0
             self.push_pull(peer, reply=True)
 
     def push_pull(self, peer: bytes, reply: bool) -> None:
-        """Tell ``peer`` all that we know, in brief; it sends what we lack, and the same in return if ``reply``."""
+        """Tell ``peer`` in brief all that we know; it sends what we lack, and the same in return if ``reply``."""
         membership = self._membership
-        claims = [(membership.claim, membership.certificate), *((m.claim, m.certificate_data) for m in membership.all())]
-        membership.send(peer, PushPull(tuple(claims), self.feeds.vector(), reply))
+        heads = tuple((m.node, m.alive.incarnation, m.state == "left") for m in membership.all())
+        own = ((membership.claim, self._context.certificate),)
+        membership.send(peer, PushPull(own, heads, self.feeds.vector(), len(self._context.trust.chain), reply))
 
     def pulled(self, peer: bytes, message: PushPull) -> None:
-        """Send what ``peer`` lacks, within one message; the next digest mismatch brings the rest."""
-        batch: list[bytes] = []
-        room = self._limits.bulk_bytes // 2
-        for entry in self.feeds.missing_at(message.vector):
-            room -= len(entry.data) + 8
-            if room < 0:
-                break
-            batch.append(entry.data)
-        if batch:
-            self._membership.send(peer, Push(tuple(batch)))
+        """Send what ``peer`` lacks, within a few messages; the next digest mismatch brings the rest."""
+        if message.rosters < len(self._context.trust.chain):
+            self._membership.send(peer, Rosters(self._context.trust.chain))
+        for claims in _batches(self._claims_missing_at(peer, message), self._limits.bulk_bytes // 2):
+            self._membership.send(peer, Claims(tuple(claims)))
+        missing: list[SignedClaim] = [(entry.data, b"") for entry in self.feeds.missing_at(message.vector)]
+        for batch in _batches(missing, self._limits.bulk_bytes // 2)[:1]:
+            self._membership.send(peer, Push(tuple(data for data, _ in batch), answer=True))
         if message.reply:
             self.push_pull(peer, reply=False)
+
+    def _claims_missing_at(self, peer: bytes, message: PushPull) -> list[SignedClaim]:
+        theirs = {node: (incarnation, left) for node, incarnation, left in message.heads}
+        claims: list[SignedClaim] = []
+        for member in self._membership.all():
+            incarnation, left = theirs.get(member.node, (0, False))
+            if member.node != peer and incarnation < member.alive.incarnation:
+                claims.append((member.claim, member.certificate_data))
+            if member.state == "left" and member.departure and not (left and incarnation >= member.alive.incarnation):
+                claims.append((member.departure, b""))
+        return claims
+
+    def take_rosters(self, chain: tuple[bytes, ...], now: Instant) -> bool:
+        """A roster chain came in, from a peer or from the operator. Raises ``RemoteProtocolError``. True when it is newer."""
+        trust = self._context.trust
+        if not trust.offer(chain):
+            return False
+        self._out.persist((Put("meta", {"key": "roster", "value": pack(list(chain))}),))
+        self._membership.enforce(now)
+        for node in self._membership.present():
+            self._membership.send(node, Rosters(chain))
+        self._out.tell(RosterChanged(trust.roster.number))
+        return True
+
+
+def _batches(claims: list[SignedClaim], room: int) -> list[list[SignedClaim]]:
+    batches: list[list[SignedClaim]] = []
+    left = 0
+    for claim in claims:
+        size = len(claim[0]) + len(claim[1]) + 8
+        if not batches or size > left:
+            batches.append([])
+            left = room
+        batches[-1].append(claim)
+        left -= size
+    return batches
 
 
 def _row(entry: Entry, now: Instant) -> Put:

@@ -57,6 +57,8 @@ class Shipment:
     data: bytes
     waiting: set[bytes]
     attempts: int = 0
+    slices: list[tuple[bytes, bytes, list[bytes]]] = field(default_factory=list[tuple[bytes, bytes, list[bytes]]])
+    """In a large mesh: first and last id of each slice, and its relays."""
 
 
 @dataclass(slots=True)

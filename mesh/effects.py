@@ -38,6 +38,19 @@ class SendBulk:
 
 
 @dataclass(frozen=True, slots=True)
+class Knock:
+    """Connect to ``address`` by TCP and try to speak TLS, within ``wait_ms``; answered by ``Knocked(token)``.
+
+    ``spoke`` is only for a server that proves to be ``node``.
+    """
+
+    token: int
+    node: bytes
+    address: Address
+    wait_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Persist:
     """Make ``rows`` durable together, then report ``Persisted(token)``. Order is kept."""
 

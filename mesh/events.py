@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from cloudisense.mesh.effects import Address
 from cloudisense.mesh.feed import Entry, Reference
 
 
@@ -10,6 +11,26 @@ class Persisted:
     """The rows of ``Persist(token)`` are on disk, synced."""
 
     token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Knocked:
+    """Answer to ``Knock``: ``silent``, ``mute``, ``refused`` or ``spoke`` (see ``mesh.silence``)."""
+
+    token: int
+    met: str
+
+
+@dataclass(frozen=True, slots=True)
+class PortRefused:
+    """The kernel had an ICMP "port unreachable" about ``address``: no socket listens there, but its host is up."""
+
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class SendFailed:
+    """The kernel would not send (no route, no buffer, not permitted): our own trouble, and no evidence against anybody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +53,13 @@ class MemberChanged:
 
     node: bytes
     state: str
+
+
+@dataclass(frozen=True, slots=True)
+class RosterChanged:
+    """A newer roster holds now; whoever it revokes is cut off here already."""
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)

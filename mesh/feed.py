@@ -90,12 +90,13 @@ class Feeds:
         self._limits = limits
         self._feeds: dict[tuple[bytes, int], _Feed] = {}
         self.count = 0
+        self.known_sum = 0
+        """Sum over all entries of the first eight bytes of their hashes; part of the digest."""
 
     def load(self, data: bytes) -> Entry:
         """Take in an entry of our own store, in order."""
         entry = load_entry(data, self._limits.entry_bytes)
-        self._feed(entry.reference).entries.append(entry)
-        self.count += 1
+        self._add(self._feed(entry.reference), entry)
         return entry
 
     def append(self, identity: Identity, generation: int, wall_ms: int, kind: str, body: bytes) -> Entry:
@@ -106,8 +107,7 @@ class Feeds:
         if len(data) > self._limits.entry_bytes:
             raise ValueError(f"entry of {len(data)} bytes, limit {self._limits.entry_bytes}")
         entry = _entry(identity.id, content, data)
-        feed.entries.append(entry)
-        self.count += 1
+        self._add(feed, entry)
         return entry
 
     def holds(self, reference: Reference) -> bool:
@@ -141,9 +141,8 @@ class Feeds:
         while (waiting := feed.orphans.pop(len(feed.entries), None)) is not None:
             if waiting[1] != feed.head:
                 raise RemoteProtocolError("broken chain", entry.node)
-            feed.entries.append(waiting[0])
+            self._add(feed, waiting[0])
             accepted.append(waiting[0])
-        self.count += len(accepted)
         return accepted
 
     def vector(self) -> tuple[VectorItem, ...]:
@@ -169,6 +168,11 @@ class Feeds:
     def all(self) -> list[Entry]:
         """Every entry, by feed, then number."""
         return [entry for _, feed in sorted(self._feeds.items()) for entry in feed.entries]
+
+    def _add(self, feed: _Feed, entry: Entry) -> None:
+        feed.entries.append(entry)
+        self.count += 1
+        self.known_sum += int.from_bytes(entry.hash[:8], "big")
 
     def _feed(self, reference: Reference) -> _Feed:
         return self._feeds.setdefault((reference.node, reference.generation), _Feed())

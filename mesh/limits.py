@@ -5,18 +5,39 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Defaults are for a LAN. Bytes bound what a peer can make us keep or send."""
+    """Defaults are the LAN profile. Bytes bound what a peer can make us keep or send."""
 
     probe_interval_ms: int = 1000
-    probe_timeout_ms: int = 300
+    probe_timeout_ms: int = 250
+    indirect_timeout_ms: int = 350
     indirect_probes: int = 3
-    suspicion_mult: int = 4
-    suspicion_max_mult: int = 6
+    hurried_probes: int = 3
+    """Probes started at once after one failed, so that a partition is seen whole and not one member a period."""
+    suspicion_ms: int = 1400
+    """Times max(1, log10 n): the shortest suspicion, with ``confirmers`` that agree."""
+    suspicion_max_mult: int = 4
     """Suspicion starts this much longer than its minimum and shortens as others confirm (Lifeguard, section IV-B)."""
+    confirmers: int = 3
+    stalled_ms: int = 30_000
+    """A stalled member is dead after this."""
+    awareness_max: int = 8
+    frozen_ms: int = 700
+    """A timer that fires this late tells of a freeze or suspend of our own; what it timed proves nothing."""
+    knock_ms: int = 300
+
+    flap_window_ms: int = 120_000
+    flap_hold_ms: int = 30_000
+    flap_hold_max_ms: int = 600_000
+
+    lost_eager_ms: int = 600_000
+    """Lost members are tried every period for this long, then every ``lost_patient_ms``, for ever."""
+    lost_patient_ms: int = 30_000
 
     gossip_interval_ms: int = 200
     gossip_fanout: int = 3
     retransmit_mult: int = 4
+    small: int = 64
+    """A mesh of up to this many members is told news directly, each member once, by who has the news."""
 
     push_retry_ms: int = 100
     push_attempts: int = 6
@@ -34,6 +55,21 @@ class Limits:
     feeds: int = 4000
     """Pairs of node and generation."""
     relayed_probes: int = 256
-    hellos_per_source_s: int = 5
-    hellos_s: int = 100
+    hellos_per_source_s: int = 20
+    hellos_s: int = 200
     sources: int = 1024
+
+
+LAN = Limits()
+WAN = Limits(
+    probe_interval_ms=2000,
+    probe_timeout_ms=900,
+    indirect_timeout_ms=1100,
+    suspicion_ms=4000,
+    knock_ms=1000,
+    gossip_interval_ms=500,
+    push_retry_ms=400,
+    frozen_ms=1500,
+)
+PROFILES = {"lan": LAN, "wan": WAN}
+"""What ``[mesh] profile`` may name."""

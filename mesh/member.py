@@ -1,7 +1,7 @@
-"""Who is in the mesh, as far as this node knows: SWIM's claims and the rule that orders them.
+"""Who is in the mesh, as far as this node knows: SWIM's claims and the rules that order them.
 
-``alive`` and ``left`` are signed by their subject, ``suspect`` by the accuser. Nobody can say that another is dead:
-each node concludes it from enough accusers, each of whom saw its own probe fail (DESIGN section 3.2).
+``alive``, ``left`` and ``restarting`` are signed by their subject, ``suspect`` by the accuser. Nobody can say that another is
+dead: each node concludes it from enough accusers, each of whom saw its own probe fail (DESIGN section 3.2).
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +12,13 @@ import msgspec
 from cloudisense.keys.certificate import Certificate
 from cloudisense.mesh.effects import Address
 
-State = Literal["alive", "suspect", "dead", "left"]
+State = Literal["alive", "suspect", "agent_down", "stalled", "dead", "left", "unreachable"]
+
+PRESENT: frozenset[str] = frozenset({"alive", "suspect"})
+"""Counted on: told news, asked to relay, waited for."""
+PROBED: frozenset[str] = PRESENT | {"agent_down", "stalled"}
+LOST: frozenset[str] = frozenset({"dead", "unreachable"})
+"""Not probed, but greeted now and then, for ever."""
 
 
 class Alive(msgspec.Struct, frozen=True, array_like=True):
@@ -28,15 +34,23 @@ class Alive(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Suspect(msgspec.Struct, frozen=True, array_like=True):
-    """My own probe of ``accused`` failed while it claimed ``incarnation``."""
+    """My own probe of ``accused`` failed while it claimed ``incarnation``; ``evidence`` is one of ``silence.Evidence``."""
 
     accused: bytes
     incarnation: int
     accuser: bytes
+    evidence: Literal["silent", "mute", "refused"]
 
 
 class Left(msgspec.Struct, frozen=True, array_like=True):
     """I go on purpose."""
+
+    node: bytes
+    incarnation: int
+
+
+class Restarting(msgspec.Struct, frozen=True, array_like=True):
+    """My agent stops for a moment; my host stays up."""
 
     node: bytes
     incarnation: int
@@ -53,9 +67,14 @@ class Member:
     certificate: Certificate
     state: State
     since_ms: int
-    accusers: set[bytes] = field(default_factory=set[bytes])
+    evidence: dict[bytes, str] = field(default_factory=dict[bytes, str])
+    """Accuser -> what its probe met, about what the member claims now."""
     suspected_ns: int = 0
+    lost_ns: int = 0
+    tried_ns: int = 0
     mismatches: int = 0
+    departure: bytes = b""
+    """The signed word with which it left."""
 
     @property
     def address(self) -> Address:
@@ -63,8 +82,7 @@ class Member:
 
     @property
     def present(self) -> bool:
-        """Counted on: alive, or only suspected."""
-        return self.state in ("alive", "suspect")
+        return self.state in PRESENT
 
 
 def alive_wins(known: Member | None, claim: Alive) -> bool:
@@ -73,10 +91,11 @@ def alive_wins(known: Member | None, claim: Alive) -> bool:
 
 
 def accusation_counts(known: Member, claim: Suspect) -> bool:
-    """An accusation is about what the accused claims now, of a member that is still counted on, from a new accuser."""
-    return known.present and claim.incarnation >= known.alive.incarnation and claim.accuser not in known.accusers
+    """An accusation is about what the accused claims now, and tells something that its accuser has not said yet."""
+    probed = known.state in PROBED and claim.incarnation >= known.alive.incarnation
+    return probed and known.evidence.get(claim.accuser) != claim.evidence
 
 
-def departure_counts(known: Member, claim: Left) -> bool:
-    """A leave is final for its incarnation."""
+def departure_counts(known: Member, claim: Left | Restarting) -> bool:
+    """A leave is final for its incarnation; so is the announcement of a restart, until the next one."""
     return known.state != "left" and claim.incarnation >= known.alive.incarnation

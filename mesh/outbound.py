@@ -4,15 +4,15 @@ from collections import Counter
 from collections.abc import Callable
 
 from cloudisense.keys.session import Sessions
-from cloudisense.mesh.effects import Address, Persist, Put, Send, SendBulk
-from cloudisense.mesh.events import DirectReceived, EntryArrived, EntryDelivered, MemberChanged
+from cloudisense.mesh.effects import Address, Knock, Persist, Put, Send, SendBulk
+from cloudisense.mesh.events import DirectReceived, EntryArrived, EntryDelivered, MemberChanged, RosterChanged
 from cloudisense.mesh.instant import NS_PER_MS, Instant
 from cloudisense.mesh.limits import Limits
 from cloudisense.mesh.timers import Timers
 from cloudisense.mesh.wire import Message, encode
 
-Effect = Send | SendBulk | Persist
-News = EntryArrived | EntryDelivered | MemberChanged | DirectReceived
+Effect = Send | SendBulk | Knock | Persist
+News = EntryArrived | EntryDelivered | MemberChanged | RosterChanged | DirectReceived
 
 
 class Outbound:
@@ -26,8 +26,10 @@ class Outbound:
         self._effects: list[Effect] = []
         self._news: list[News] = []
         self._waiting: dict[int, Callable[[Instant], None]] = {}
+        self._knocking: dict[int, Callable[[str, Instant], None]] = {}
         self._last: dict[object, int] = {}
         self._token = 0
+        self._seen_ns = 0
 
     def send(self, peer: bytes, address: Address, message: Message) -> None:
         """Seal ``message`` for ``peer``; what does not fit a datagram goes by TLS."""
@@ -57,9 +59,28 @@ class Outbound:
         if (then := self._waiting.pop(token, None)) is not None:
             then(now)
 
+    def knock(self, node: bytes, address: Address, then: Callable[[str, Instant], None]) -> None:
+        """Ask TCP what it meets at a member's address."""
+        self._token += 1
+        self._knocking[self._token] = then
+        self._effects.append(Knock(self._token, node, address, self._limits.knock_ms))
+
+    def knocked(self, token: int, met: str, now: Instant) -> None:
+        """The shell knocked."""
+        if (then := self._knocking.pop(token, None)) is not None:
+            then(met, now)
+
     def after(self, name: object, now: Instant, wait_ms: int) -> None:
         """Wake ``name`` in ``wait_ms``."""
         self.timers.set(name, now.boot_ns + wait_ms * NS_PER_MS)
+
+    def wake_soon(self, name: object, wait_ms: int) -> None:
+        """Wake ``name`` ``wait_ms`` after the last time that was seen here; for what has no ``now`` at hand."""
+        self.timers.set(name, self._seen_ns + wait_ms * NS_PER_MS)
+
+    def seen(self, now: Instant) -> None:
+        """It is ``now``."""
+        self._seen_ns = now.boot_ns
 
     def once(self, name: object, now: Instant, per_ms: int) -> bool:
         """True at most once per ``per_ms`` and name: for what a peer could make us repeat."""

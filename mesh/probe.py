@@ -1,4 +1,4 @@
-"""SWIM's failure detector for one target at a time: probe, then ask relays, then give up (SWIM section 3.1)."""
+"""SWIM's probes: whom to ask next, and which answer belongs to which question (SWIM sections 3.1 and 4.3)."""
 
 from dataclasses import dataclass, field
 
@@ -7,34 +7,35 @@ from cloudisense.keys.given import Rng
 
 @dataclass(slots=True)
 class Probe:
-    """A probe under way. ``relayed_for`` names who asked, when we are the relay."""
+    """A probe under way. ``relayed_for`` names who asked, when we are the relay; ``knock`` is what TCP met, once it is known."""
 
     target: bytes
     sequence: int
     incarnation: int
+    due_ns: int = 0
     relayed_for: tuple[bytes, int] | None = None
     indirect: bool = False
+    relays: int = 0
+    nacks: int = 0
+    knock: str = ""
 
 
 @dataclass(slots=True)
 class Prober:
-    """Chooses targets in shuffled rounds, so that detection time is bounded (SWIM section 4.3), and matches answers to probes."""
+    """Chooses targets in shuffled rounds, so that detection time is bounded, and matches answers to probes."""
 
     rng: Rng
     round: list[bytes] = field(default_factory=list[bytes])
     open: dict[int, Probe] = field(default_factory=dict[int, Probe])
     sequence: int = 0
 
-    def next_target(self, members: list[bytes], urgent: list[bytes]) -> bytes | None:
-        """The next member to probe: one under suspicion by others first, then the round."""
-        for node in urgent:
-            if not any(probe.target == node for probe in self.open.values()):
-                return node
-        present = set(members)
+    def next_target(self, members: list[bytes]) -> bytes | None:
+        """The next member of the round that is not being probed; a new round when this one is over."""
+        wanted = set(members) - {probe.target for probe in self.open.values() if probe.relayed_for is None}
         for _ in range(2):
             while self.round:
                 node = self.round.pop()
-                if node in present:
+                if node in wanted:
                     return node
             self.round = sorted(members)
             for i in range(len(self.round) - 1, 0, -1):
@@ -42,15 +43,19 @@ class Prober:
                 self.round[i], self.round[j] = self.round[j], self.round[i]
         return None
 
+    def probing(self, node: bytes) -> bool:
+        """Is a probe of our own on its way to ``node``?"""
+        return any(probe.target == node and probe.relayed_for is None for probe in self.open.values())
+
     def start(self, target: bytes, incarnation: int, relayed_for: tuple[bytes, int] | None = None) -> Probe:
         """A new probe with a sequence number of its own."""
         self.sequence += 1
-        probe = Probe(target, self.sequence, incarnation, relayed_for)
+        probe = Probe(target, self.sequence, incarnation, relayed_for=relayed_for)
         self.open[probe.sequence] = probe
         return probe
 
     def answered(self, sequence: int, peer: bytes) -> Probe | None:
-        """The probe that this ack ends. Only the target, or a relay that was asked, may answer."""
+        """The probe that this ack ends. Only the target, or a relay once some were asked, may answer."""
         probe = self.open.get(sequence)
         if probe is None or (peer != probe.target and not probe.indirect):
             return None

@@ -10,9 +10,10 @@ from cloudisense.mesh.limits import Limits
 
 
 def suspicion_ms(limits: Limits, members: int, accusers: int) -> int:
-    """Milliseconds from the first accusation to death, with ``accusers`` of ``members`` (ourselves included) by now."""
-    minimum = limits.suspicion_mult * max(1.0, math.log10(max(1, members))) * limits.probe_interval_ms
-    expected = min(limits.indirect_probes, members - 2)
+    """Milliseconds from the first accusation to its end, with ``accusers`` of ``members`` (ourselves included) by now."""
+    minimum = limits.suspicion_ms * max(1.0, math.log10(max(1, members)))
+    # The accuser and the accused cannot confirm.
+    expected = min(limits.confirmers, members - 2)
     if expected < 1:
         return round(minimum)
     maximum = limits.suspicion_max_mult * minimum

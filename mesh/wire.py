@@ -49,9 +49,10 @@ class Claims(msgspec.Struct, frozen=True, array_like=True, tag=5):
 
 
 class Push(msgspec.Struct, frozen=True, array_like=True, tag=6):
-    """Signed feed entries, byte for byte as their authors signed them."""
+    """Signed feed entries, byte for byte as their authors signed them. With ``answer``, the author wants to know."""
 
     entries: tuple[bytes, ...]
+    answer: bool
 
 
 class Got(msgspec.Struct, frozen=True, array_like=True, tag=7):
@@ -61,10 +62,15 @@ class Got(msgspec.Struct, frozen=True, array_like=True, tag=7):
 
 
 class PushPull(msgspec.Struct, frozen=True, array_like=True, tag=8):
-    """All that the sender knows, in brief; the receiver sends what is missing, and its own if ``reply``."""
+    """All that the sender knows, in brief; the receiver sends what is missing, and its own if ``reply``.
+
+    ``claims`` has the sender's own; ``heads`` (node, incarnation, left) for every other member; ``rosters`` how many it has.
+    """
 
     claims: tuple[SignedClaim, ...]
+    heads: tuple[tuple[bytes, int, bool], ...]
     vector: tuple[VectorItem, ...]
+    rosters: int
     reply: bool
 
 
@@ -74,7 +80,21 @@ class Direct(msgspec.Struct, frozen=True, array_like=True, tag=9):
     body: bytes
 
 
-Message = Ping | Ack | PingRequest | Nack | Claims | Push | Got | PushPull | Direct
+class Rosters(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """The chain of signed rosters, oldest first."""
+
+    chain: tuple[bytes, ...]
+
+
+class Relay(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """Pass these entries on to every member with ``first`` <= id <= ``last``, and keep them."""
+
+    entries: tuple[bytes, ...]
+    first: bytes
+    last: bytes
+
+
+Message = Ping | Ack | PingRequest | Nack | Claims | Push | Got | PushPull | Direct | Rosters | Relay
 
 
 def encode(message: Message) -> bytes:

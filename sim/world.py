@@ -13,9 +13,10 @@ from cloudisense.agent.plan import PlanRequest, Ranking
 from cloudisense.agent.requests import Answer
 from cloudisense.agent.settings import Settings
 from cloudisense.keys.testing import TestMember, TestMesh, issue_for_tests
+from cloudisense.mesh.core import Event as MeshEvent
 from cloudisense.mesh.core import Mesh
-from cloudisense.mesh.effects import Address, Persist, Put, Send, SendBulk
-from cloudisense.mesh.events import Persisted
+from cloudisense.mesh.effects import Address, Knock, Persist, Put, Send, SendBulk
+from cloudisense.mesh.events import Knocked, Persisted, PortRefused
 from cloudisense.mesh.instant import NS_PER_MS, NS_PER_S
 from cloudisense.mesh.limits import Limits
 from cloudisense.mesh.stored import Stored
@@ -145,6 +146,8 @@ class World:
                 self.trace.note(now_ns, sim.name, "bulk", data)
                 peer = sim.member.identity.id
                 self.network.bulk(sim.address, address, len(data), lambda: self._deliver_bulk(peer, address, data))
+            case Knock(token, _, address, wait_ms):
+                self._knock(sim, node, token, address, wait_ms)
             case Persist(token, rows):
                 self.trace.note(now_ns, sim.name, f"persist {[put.table for put in rows]}")
                 sim.disk.write(rows, lambda: self._event(sim, node, Persisted(token)))
@@ -187,14 +190,37 @@ class World:
     def _answer(self, sim: SimNode, node: Node, answer: Answer, wait_ns: int = NS_PER_MS) -> None:
         self.clock.after(wait_ns, lambda: self._event(sim, node, answer))
 
-    def _event(self, sim: SimNode, node: Node, event: Persisted | Answer) -> None:
+    def _event(self, sim: SimNode, node: Node, event: MeshEvent | Answer) -> None:
         if sim.node is node:  # else it crashed in between
             node.handle_event(event, self.clock.instant())
             self._carry_out(sim)
 
+    def _knock(self, sim: SimNode, node: Node, token: int, address: Address, wait_ms: int) -> None:
+        """A TCP connection: refused by a host without agent, spoken to by one with, silence across a cut."""
+        answered: list[str] = []
+
+        def there() -> None:
+            up = any(other.address == address and other.node is not None for other in self.nodes)
+            self.network.bulk(address, sim.address, 60, lambda: back("spoke" if up else "refused"))
+
+        def back(met: str) -> None:
+            answered.append(met)
+            self._event(sim, node, Knocked(token, met))
+
+        self.network.bulk(sim.address, address, 60, there)
+        self.clock.after(wait_ms * NS_PER_MS, lambda: None if answered else self._event(sim, node, Knocked(token, "silent")))
+
+    def _refuse(self, source: Address, target: Address) -> None:
+        """ICMP port unreachable comes back."""
+        for sim in self.nodes:
+            if sim.address == source and sim.node is not None:
+                self._event(sim, sim.node, PortRefused(target))
+
     def _deliver(self, source: Address, target: Address, data: bytes) -> None:
         for sim in self.nodes:
-            if sim.address == target and sim.node is not None:
+            if sim.address == target and sim.node is None:
+                self.network.bulk(target, source, 60, lambda: self._refuse(source, target))
+            elif sim.address == target and sim.node is not None:
                 sim.node.handle_datagram(data, source, self.clock.instant())
                 self._carry_out(sim)
 

@@ -4,9 +4,9 @@ import asyncio
 import errno
 import ipaddress
 import socket
-from collections import Counter
+import struct
+from collections import Counter, deque
 from collections.abc import Callable
-from typing import cast
 
 from cloudisense.mesh.effects import Address
 
@@ -15,6 +15,17 @@ MAX_DATAGRAM = 2048
 MAX_SEND_BUFFER = 256 * 1024
 """Bytes that may wait in user space for a full socket; beyond it datagrams are dropped, as the network would."""
 RECEIVE_BUFFER = 1 << 20
+READS_A_TURN = 64
+SEND_ATTEMPTS = 4
+"""How many pending errors of other addresses one send may run into."""
+
+IP_RECVERR = 11
+IPV6_RECVERR = 25
+"""Linux, <linux/in.h> and <linux/in6.h>; the socket module does not name them."""
+_ERROR_MESSAGES = ((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR))
+_EXTENDED_ERROR = struct.Struct("=IBBB")
+_PORT_UNREACHABLE = ((2, 3, 3), (3, 1, 4))
+"""(origin, type, code): SO_EE_ORIGIN_ICMP with RFC 792's 3/3, SO_EE_ORIGIN_ICMP6 with RFC 4443's 1/4."""
 
 
 def bind_socket(host: str, port: int, kind: socket.SocketKind) -> socket.socket:
@@ -70,83 +81,151 @@ def plain_address(address: tuple[str, int] | tuple[str, int, int, int]) -> Addre
     return host, port
 
 
-class UdpEndpoint(asyncio.DatagramProtocol):
-    """A bound UDP socket. ``errors`` counts, by errno name, what the network refused; ``dropped`` what we did."""
+class UdpEndpoint:
+    """A bound UDP socket. ``errors`` counts, by errno name, what the network refused; ``dropped`` what we did.
 
-    def __init__(self, family: int, on_datagram: Callable[[bytes, Address], None]) -> None:
+    ICMP errors are read from the socket's error queue, with the address that they are about (ip(7), IP_RECVERR). Without that
+    the kernel reports a dead peer on the next send to a live one, and that datagram is lost.
+    """
+
+    def __init__(
+        self,
+        bound: socket.socket,
+        on_datagram: Callable[[bytes, Address], None],
+        on_refused: Callable[[Address], None],
+        on_send_failed: Callable[[], None],
+    ) -> None:
         self.errors: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
-        self._family = family
+        self._socket = bound
         self._on_datagram = on_datagram
-        self._transport: asyncio.DatagramTransport | None = None
-        self._port = 0
-        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._on_refused = on_refused
+        self._on_send_failed = on_send_failed
+        self._waiting: deque[tuple[bytes, tuple[str, int] | tuple[str, int, int, int]]] = deque()
+        self._waiting_bytes = 0
+        self._open = True
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(bound, self._readable)
 
     @classmethod
-    async def open(cls, host: str, port: int, on_datagram: Callable[[bytes, Address], None]) -> "UdpEndpoint":
-        """Bind and listen; port 0 takes any. Raises ``ValueError`` with one line when the address cannot be had."""
+    async def open(
+        cls,
+        host: str,
+        port: int,
+        on_datagram: Callable[[bytes, Address], None],
+        on_refused: Callable[[Address], None] = lambda address: None,
+        on_send_failed: Callable[[], None] = lambda: None,
+    ) -> "UdpEndpoint":
+        """Bind and listen; port 0 takes any. Raises ``ValueError`` with one line when the address cannot be had.
+
+        ``on_refused(address)``: nobody listens there, says its host. ``on_send_failed()``: this host would not send.
+        """
         bound = bind_socket(host, port, socket.SOCK_DGRAM)
         # A burst (every node answers an alert at once) must fit; the kernel caps it at net.core.rmem_max by itself.
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        family = bound.family
-        loop = asyncio.get_running_loop()
-        _, endpoint = await loop.create_datagram_endpoint(lambda: cls(family, on_datagram), sock=bound)
-        return endpoint
+        bound.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+        if bound.family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVERR, 1)
+        return cls(bound, on_datagram, on_refused, on_send_failed)
 
     @property
     def port(self) -> int:
         """The port that we are bound to."""
-        return self._port
+        return self._socket.getsockname()[1] if self._open else 0
 
     def send(self, address: Address, data: bytes) -> None:
         """Send ``data`` to an IP address. Never raises for the network's faults and never blocks on a name look-up."""
-        if self._transport is None or self._transport.is_closing():
+        if not self._open:
             self.errors["closed"] += 1
             return
-        if self._buffered() + len(data) > MAX_SEND_BUFFER:
-            self.errors["ENOBUFS"] += 1
-            return
         try:
-            self._transport.sendto(data, self._destination(address))
+            destination = self._destination(address)
         except (OSError, ValueError, OverflowError) as error:
             self._count(error)
+            return
+        if self._waiting or not self._send_now(data, destination):
+            self._queue(data, destination)
 
     def close(self) -> None:
-        """Stop listening. What waits in the socket is sent first."""
-        if self._transport is not None:
-            self._transport.close()
+        """Stop listening, after what waits in our buffer had one more chance."""
+        if self._open:
+            self._writable()
+            self._open = False
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+            self._socket.close()
 
-    async def wait_closed(self) -> None:
-        """Return once the socket is closed and its port free."""
-        await self._closed
+    def _send_now(self, data: bytes, destination: tuple[str, int] | tuple[str, int, int, int]) -> bool:
+        """Whether the kernel has taken it, or refused it for good. A pending error of another address costs no datagram."""
+        for _ in range(SEND_ATTEMPTS):
+            try:
+                self._socket.sendto(data, destination)
+                return True
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                if not self._drain_errors() and error.errno != errno.ECONNREFUSED:
+                    self._count(error)
+                    self._on_send_failed()
+                    return True
+        self.errors["ECONNREFUSED"] += 1
+        return True
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio: the socket is ours."""
-        self._transport = cast(asyncio.DatagramTransport, transport)
-        self._port = transport.get_extra_info("sockname")[1]
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio: the socket is closed."""
-        if exc is not None:
-            self._count(exc)
-        if not self._closed.done():
-            self._closed.set_result(None)
-
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        """asyncio: one datagram."""
-        if len(data) > MAX_DATAGRAM:
-            self.dropped["too large"] += 1
+    def _queue(self, data: bytes, destination: tuple[str, int] | tuple[str, int, int, int]) -> None:
+        if self._waiting_bytes + len(data) > MAX_SEND_BUFFER:
+            self.errors["ENOBUFS"] += 1
             return
-        self._on_datagram(data, plain_address(addr))
+        if not self._waiting:
+            self._loop.add_writer(self._socket, self._writable)
+        self._waiting.append((data, destination))
+        self._waiting_bytes += len(data)
 
-    def error_received(self, exc: Exception) -> None:
-        """asyncio: a send or a receive failed."""
-        self._count(exc)
+    def _writable(self) -> None:
+        while self._waiting and self._send_now(*self._waiting[0]):
+            self._waiting_bytes -= len(self._waiting.popleft()[0])
+        if not self._waiting:
+            self._loop.remove_writer(self._socket)
 
-    def _buffered(self) -> int:
-        # Documented for WriteTransport; asyncio's datagram transports have it too.
-        size = getattr(self._transport, "get_write_buffer_size", None)
-        return size() if size is not None else 0
+    def _readable(self) -> None:
+        """A bounded number of datagrams a turn, so that a flood leaves the loop time for others."""
+        for _ in range(READS_A_TURN):
+            try:
+                data, address = self._socket.recvfrom(MAX_DATAGRAM + 1)
+            except BlockingIOError:
+                self._drain_errors()
+                return
+            except OSError as error:
+                if not self._drain_errors():
+                    self._count(error)
+                    return
+                continue
+            if len(data) > MAX_DATAGRAM:
+                self.dropped["too large"] += 1
+            else:
+                self._on_datagram(data, plain_address(address))
+            if not self._open:
+                return
+
+    def _drain_errors(self) -> bool:
+        """Read the error queue; true when there was something in it."""
+        found = False
+        for _ in range(READS_A_TURN):
+            try:
+                _, ancillary, _, address = self._socket.recvmsg(0, 512, socket.MSG_ERRQUEUE)
+            except OSError:
+                return found
+            found = True
+            for level, kind, data in ancillary:
+                if (level, kind) in _ERROR_MESSAGES and len(data) >= _EXTENDED_ERROR.size:
+                    self._extended_error(data, address)
+        return found
+
+    def _extended_error(self, data: bytes, address: tuple[str, int]) -> None:
+        """``struct sock_extended_err`` (ip(7)): which error, and whether the host it is about sent it."""
+        code, origin, kind, icmp_code = _EXTENDED_ERROR.unpack_from(data)
+        self.errors[errno.errorcode.get(code, str(code))] += 1
+        if (origin, kind, icmp_code) in _PORT_UNREACHABLE:
+            self._on_refused(plain_address(address))
 
     def _destination(self, address: Address) -> tuple[str, int] | tuple[str, int, int, int]:
         host, port = address
@@ -154,8 +233,8 @@ class UdpEndpoint(asyncio.DatagramProtocol):
             raise ValueError("port out of range")
         parsed = ipaddress.ip_address(host)  # a name would make sendto() ask DNS and stall the loop
         if parsed.version == 4:
-            return (f"::ffff:{parsed}", port) if self._family == socket.AF_INET6 else (host, port)
-        if self._family != socket.AF_INET6:
+            return (f"::ffff:{parsed}", port) if self._socket.family == socket.AF_INET6 else (host, port)
+        if self._socket.family != socket.AF_INET6:
             raise OSError(errno.EAFNOSUPPORT, "an IPv6 address on an IPv4 socket")
         zone = parsed.scope_id if isinstance(parsed, ipaddress.IPv6Address) else None
         if zone is None:

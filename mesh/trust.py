@@ -1,0 +1,31 @@
+"""The roster that holds now. A node keeps the newest it has seen, proven link by link from the first, and never an older one."""
+
+from cloudisense.keys.errors import RemoteProtocolError
+from cloudisense.keys.roster import Roster, check_chain, mesh_id_of
+
+MAX_CHAIN = 1000
+
+
+class Trust:
+    """The roster chain of one mesh, oldest first. The mesh id is the hash of the first roster."""
+
+    def __init__(self, chain: tuple[bytes, ...]) -> None:
+        self.mesh_id = mesh_id_of(chain[0])
+        self.chain = chain
+        self.roster: Roster = check_chain(chain, self.mesh_id)
+
+    def offer(self, chain: tuple[bytes, ...]) -> bool:
+        """Take ``chain`` if it proves a newer roster; False when ours is as new. Raises ``RemoteProtocolError``.
+
+        Two chains of different content and the same length are two successors signed by the root: that is an alarm, not a choice.
+        """
+        if len(chain) > MAX_CHAIN:
+            raise RemoteProtocolError("roster chain too long")
+        shared = min(len(chain), len(self.chain))
+        if chain[:shared] != self.chain[:shared]:
+            raise RemoteProtocolError("rival roster")
+        if len(chain) <= len(self.chain):
+            return False
+        self.roster = check_chain(chain, self.mesh_id)
+        self.chain = chain
+        return True
