@@ -98,6 +98,7 @@ class Daemon:
             boot=boot,
             incarnation=incarnation,
             members=tuple((bytes(row["claim"]), bytes(row["certificate"])) for row in self._store.rows("members", order_by=["node"])),
+            states=tuple(row["state"] for row in self._store.rows("members", order_by=["node"])),
             entries=tuple(bytes(row["data"]) for row in self._store.rows("entries", order_by=["node", "generation", "number"])),
             seeds=tuple(dict.fromkeys((*self._seeds, *member.seeds))),
         )

@@ -31,16 +31,18 @@ class Delivery:
         self._out = context.out
         self._limits = context.limits
         self._outbox = Outbox()
+        self._boot = context.stored.boot
 
     # -- our own entries -----------------------------------------------------------------------------------------------
 
     def append(self, kind: str, body: bytes, now: Instant) -> Entry:
         """Add to our own feed; it is news here, and leaves, only once it is durable."""
-        entry = self.feeds.append(self._context.identity, self._context.stored.boot, now.wall_ms, kind, body)
+        entry = self.feeds.append(self._context.identity, self._boot, now.wall_ms, kind, body)
         self._out.persist((_row(entry, now),), lambda later: self._publish(entry, later))
         return entry
 
     def _publish(self, entry: Entry, now: Instant) -> None:
+        self.feeds.made_durable([entry])
         self._out.tell(EntryArrived(entry))
         present = self._membership.present()
         slices = self._slices(present)
@@ -84,7 +86,7 @@ class Delivery:
                 self._out.tell(EntryDelivered(reference))
 
     def give_up_on(self, node: bytes) -> None:
-        """A member is dead or gone: entries that only it lacked are delivered."""
+        """Nothing more is to be waited for from ``node``: entries that only it lacked are delivered."""
         self._out.tell(*(EntryDelivered(reference) for reference in self._outbox.give_up_on(node)))
 
     # -- entries of others ---------------------------------------------------------------------------------------------
@@ -107,29 +109,39 @@ class Delivery:
         self.pushed(peer, Push(message.entries, answer=True), now)
 
     def _holds(self, data: bytes) -> bool:
-        return self.feeds.holds(parse_entry(data, self._context.mesh_id, self._limits.entry_bytes)[0].reference)
+        return self.feeds.get(parse_entry(data, self._context.mesh_id, self._limits.entry_bytes)[0].reference) is not None
 
     def _take(self, peer: bytes, data: bytes, answer: bool, now: Instant) -> None:
         entry, previous = parse_entry(data, self._context.mesh_id, self._limits.entry_bytes)
         if entry.node == self._context.id:
-            return
-        author = self._membership.members.get(entry.node)
-        if author is None or self._context.trust.roster.is_revoked(entry.node) or "member" not in author.certificate.roles:
-            raise RemoteProtocolError("entry of a stranger", peer)
-        if self.feeds.holds(entry.reference):
-            self.feeds.accept(entry, previous)  # raises when it is not the one that we hold
-            if answer:
-                self._acknowledge([entry])
-            return
+            self._heard_ourselves(entry)
+        else:
+            author = self._membership.members.get(entry.node)
+            if author is None or self._context.trust.roster.is_revoked(entry.node) or "member" not in author.certificate.roles:
+                raise RemoteProtocolError("entry of a stranger", peer)
         accepted = self.feeds.accept(entry, previous)
         if accepted:
             self._out.persist(tuple(_row(e, now) for e in accepted), lambda _: self._arrived(accepted, answer))
+        elif self.feeds.is_durable(entry.reference):
+            if answer:
+                self._acknowledge([entry])
+        elif self.feeds.get(entry.reference) is not None:
+            pass  # its write is under way; the acknowledgement follows it
         elif self._out.once(("pull", peer), now, self._limits.push_retry_ms):
             # Its predecessor is missing here: ask now rather than at the next digest.
             self.push_pull(peer, reply=True)
 
+    def _heard_ourselves(self, entry: Entry) -> None:
+        """Peers hold what we said and forgot: our state was restored from an older copy. Go on in a generation above it."""
+        held = self.feeds.get(entry.reference)
+        if entry.reference.generation >= self._boot and (held is None or held.hash != entry.hash):
+            self._boot = entry.reference.generation + 1
+            self._out.persist((Put("meta", {"key": "boot", "value": self._boot.to_bytes(8, "big")}),))
+
     def _arrived(self, entries: list[Entry], answer: bool) -> None:
-        self._out.tell(*(EntryArrived(entry) for entry in entries))
+        self.feeds.made_durable(entries)
+        # What we said ourselves, and forgot, is history: nothing follows from it now.
+        self._out.tell(*(EntryArrived(entry) for entry in entries if entry.node != self._context.id))
         if answer:
             self._acknowledge(entries)
 
@@ -145,7 +157,7 @@ class Delivery:
     def digest(self) -> bytes:
         """Eight bytes over all that is known: entries, members' incarnations, rosters."""
         own = item_hash([self._context.id, self._membership.incarnation, False])
-        total = self.feeds.known_sum + self._membership.known_sum + own + item_hash(len(self._context.trust.chain))
+        total = self.feeds.durable_sum + self._membership.known_sum + own + item_hash(len(self._context.trust.chain))
         return (total % (1 << 64)).to_bytes(8, "big")
 
     def compare(self, peer: bytes, digest: bytes, now: Instant) -> None:
@@ -153,7 +165,12 @@ class Delivery:
         member = self._membership.members.get(peer)
         if member is None:
             return
-        member.mismatches = 0 if digest == self.digest() else member.mismatches + 1
+        if digest == self.digest():
+            member.mismatches = 0
+            # It holds on disk all that we do: whatever of ours it has not acknowledged, its acknowledgement was lost.
+            self.give_up_on(peer)
+            return
+        member.mismatches += 1
         if member.mismatches >= self._limits.digest_mismatches and self._out.once(("pull", peer), now, self._limits.probe_interval_ms):
             member.mismatches = 0
             self.push_pull(peer, reply=True)
@@ -186,6 +203,8 @@ class Delivery:
                 claims.append((member.claim, member.certificate_data))
             if member.state == "left" and member.departure and not (left and incarnation >= member.alive.incarnation):
                 claims.append((member.departure, b""))
+            elif member.state != "alive":
+                claims += self._membership.accusations(member)
         return claims
 
     def take_rosters(self, chain: tuple[bytes, ...], now: Instant) -> bool:

@@ -54,7 +54,9 @@ class Detector:
         self._ping(self._prober.start(node, self._membership.members[node].alive.incarnation), now)
 
     def _ping(self, probe: Probe, now: Instant) -> None:
-        self._membership.send(probe.target, Ping(probe.sequence, self._digest(), self._membership.ride_along()))
+        # Buddy system (Lifeguard section IV-C): who is suspected hears of it with the very next ping.
+        accusations = self._membership.accusations(self._membership.members[probe.target])
+        self._membership.send(probe.target, Ping(probe.sequence, self._digest(), accusations + self._membership.ride_along(accusations)))
         self._out.after(("probe", probe.sequence), now, self.awareness.scale(self._limits.probe_timeout_ms))
 
     def _greet_lost(self, now: Instant) -> None:
@@ -95,14 +97,14 @@ class Detector:
             asker, theirs = probe.relayed_for
             if asker in self._membership.members:
                 self._membership.send(asker, Ack(theirs, self._digest(), ()))
-        elif not probe.indirect:
+        elif probe.asked is None:
             self.awareness.better()
         self._compare(peer, message.digest, now)
 
     def nack(self, peer: bytes, message: Nack, now: Instant) -> None:
         """A relay is well, but did not reach the target: so our own side works."""
-        if (probe := self._prober.open.get(message.sequence)) is not None and probe.indirect:
-            probe.nacks = min(probe.relays, probe.nacks + 1)
+        if (probe := self._prober.open.get(message.sequence)) is not None and peer in (probe.asked or ()):
+            probe.nacks.add(peer)
 
     def relay(self, asker: bytes, request: PingRequest, now: Instant) -> None:
         """Probe a member on behalf of another."""
@@ -122,7 +124,7 @@ class Detector:
             del self._prober.open[sequence]
             if asker in self._membership.members:
                 self._membership.send(asker, Nack(theirs))
-        elif not probe.indirect:
+        elif probe.asked is None:
             self._ask_around(probe, now)
         else:
             del self._prober.open[sequence]
@@ -133,11 +135,10 @@ class Detector:
         if member is None:
             del self._prober.open[probe.sequence]
             return
-        probe.indirect = True
         relays = [n for n in self._membership.present() if n != probe.target]
-        for relay in self._context.choose(relays, self._limits.indirect_probes):
+        probe.asked = tuple(self._context.choose(relays, self._limits.indirect_probes))
+        for relay in probe.asked:
             self._membership.send(relay, PingRequest(probe.sequence, probe.target))
-            probe.relays += 1
 
         def knocked(met: str, later: Instant) -> None:
             probe.knock = met
@@ -150,7 +151,7 @@ class Detector:
         if member is None or member.alive.incarnation != probe.incarnation:
             return
         if member.present:
-            self.awareness.worse(probe.relays - probe.nacks if probe.relays else 1)
+            self.awareness.worse(len(probe.asked) - len(probe.nacks) if probe.asked else 1)
         if probe.knock == "spoke":
             return  # it is well, and reachable: what is lost are datagrams between us
         first = member.state == "alive"

@@ -69,12 +69,16 @@ class Member:
     since_ms: int
     evidence: dict[bytes, str] = field(default_factory=dict[bytes, str])
     """Accuser -> what its probe met, about what the member claims now."""
+    accusations: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
+    """Accuser -> its signed accusation: what convinces those who come later."""
     suspected_ns: int = 0
     lost_ns: int = 0
     tried_ns: int = 0
     mismatches: int = 0
     departure: bytes = b""
     """The signed word with which it left."""
+    left_at: int = 0
+    """The incarnation that it left with."""
 
     @property
     def address(self) -> Address:
@@ -87,12 +91,15 @@ class Member:
 
 def alive_wins(known: Member | None, claim: Alive) -> bool:
     """SWIM section 4.2: only a higher incarnation overrides what is known, whatever the state."""
-    return known is None or claim.incarnation > known.alive.incarnation
+    return known is None or claim.incarnation > max(known.alive.incarnation, known.left_at)
 
 
 def accusation_counts(known: Member, claim: Suspect) -> bool:
-    """An accusation is about what the accused claims now, and tells something that its accuser has not said yet."""
-    probed = known.state in PROBED and claim.incarnation >= known.alive.incarnation
+    """An accusation is about what the accused claims now, and tells something that its accuser has not said yet.
+
+    SWIM lets a higher incarnation count too. Here it would let one accusation of a made-up height outlive every refutation.
+    """
+    probed = known.state in PROBED and claim.incarnation == known.alive.incarnation
     return probed and known.evidence.get(claim.accuser) != claim.evidence
 
 

@@ -1,6 +1,7 @@
 """Who is there: the member table, the claims that change it, and what follows from accusations (DESIGN section 3.2)."""
 
 import hashlib
+import ipaddress
 from collections.abc import Callable
 
 from cloudisense.keys.certificate import check_certificate
@@ -31,17 +32,24 @@ from cloudisense.mesh.suspicion import accusers_needed, suspicion_ms
 from cloudisense.mesh.wire import Claims, Message, SignedClaim
 
 RETURN_GREETINGS = 64
+ACCUSATIONS = 3
+"""Accusations against one member that are told to those who may not know them: one more than a death needs."""
+MAX_INCARNATION = 2**63
 PARTITION_MS = 30_000
 """Deaths this young belong to the same cut when we find ourselves in a minority."""
 
 
 class Membership:
-    """The member table. ``confirm`` is asked to probe a member at once, because another accuses it."""
+    """The member table.
+
+    ``confirm`` is asked to probe a member at once, because another accuses it; ``repair`` exchanges all that is known with one.
+    """
 
     def __init__(self, context: Context) -> None:
         self.members: dict[bytes, Member] = {}
         self.incarnation = context.stored.incarnation
         self.confirm: Callable[[bytes, Instant], None] = lambda node, now: None
+        self.repair: Callable[[bytes], None] = lambda peer: None
         self.known_sum = 0
         """Sum over members of a hash of what each claims; part of the digest."""
         self._context = context
@@ -55,13 +63,26 @@ class Membership:
 
     def start(self, now: Instant) -> None:
         """Restore known members, greet them and the seeds."""
-        self.take_claims(self._context.stored.members, now)
+        self._restore(now)
         for address in self._context.stored.seeds:
             self.greet(address)
         for member in self.all():
             self.greet(member.address, member.node)
         self._spread(self._context.id, self._context.id, (self.claim, self._context.certificate))
         self._out.after("gossip", now, self._context.rng.randrange(self._limits.gossip_interval_ms))
+
+    def _restore(self, now: Instant) -> None:
+        """Begin with what was known: who left stays left, and who was lost has to show up again before it counts."""
+        stored = self._context.stored
+        self.take_claims(stored.members, now)
+        for (claim, _), state in zip(stored.members, stored.states, strict=False):
+            node = unpack(unpack(claim, tuple[str, bytes, bytes, bytes], self._limits.claim_bytes)[1], Alive, self._limits.claim_bytes).node
+            member = self.members.get(node)
+            if member is not None and state == "left":
+                member.left_at = member.alive.incarnation
+                self.set_state(member, "left", now)
+            elif member is not None and state not in ("", "alive", "suspect"):
+                self.set_state(member, "dead", now)
 
     # -- who is there --------------------------------------------------------------------------------------------------
 
@@ -128,9 +149,14 @@ class Membership:
             if claims := self.ride_along():
                 self.send(node, Claims(claims))
 
-    def ride_along(self) -> tuple[SignedClaim, ...]:
-        """Claims for the next message, as many as fit."""
-        return self._piggyback.take(self._limits.datagram_bytes - 64, retransmit_limit(self._limits, len(self.members) + 1))
+    def ride_along(self, beside: tuple[SignedClaim, ...] = ()) -> tuple[SignedClaim, ...]:
+        """Claims for the next message, as many as fit ``beside`` others."""
+        room = self._limits.datagram_bytes - 64 - sum(len(claim[0]) + 8 for claim in beside)
+        return self._piggyback.take(room, retransmit_limit(self._limits, len(self.members) + 1))
+
+    def accusations(self, member: Member) -> tuple[SignedClaim, ...]:
+        """The accusations that count against it, as many as help a listener along."""
+        return tuple((member.accusations[accuser], b"") for accuser in sorted(member.accusations)[:ACCUSATIONS])
 
     def _spread(self, subject: bytes, author: bytes, claim: SignedClaim) -> None:
         self._piggyback.add(subject, author, claim)
@@ -167,13 +193,17 @@ class Membership:
         """The content of an alive claim, its signature and form checked. Raises ``RemoteProtocolError``."""
         envelope = open_envelope(claim, self._context.mesh_id, "alive", self._limits.claim_bytes)
         alive = unpack(envelope.body, Alive, self._limits.claim_bytes)
-        if envelope.signer != alive.node or len(alive.session_public) != 32 or not 0 < alive.port < 65536 or len(alive.host) > 255:
+        numbers = 0 < alive.port < 65536 and 0 < alive.incarnation < MAX_INCARNATION and 0 <= alive.boot < MAX_INCARNATION
+        if envelope.signer != alive.node or len(alive.session_public) != 32 or not numbers or not is_host(alive.host):
             raise RemoteProtocolError("malformed alive claim")
         return alive
 
     def _take_alive(self, heard: Alive, claim: SignedClaim, now: Instant) -> None:
+        if heard.node == self._context.id:
+            self._heard_ourselves(heard, claim[0], now)
+            return
         known = self.members.get(heard.node)
-        if heard.node == self._context.id or not alive_wins(known, heard):
+        if not alive_wins(known, heard):
             return
         alive = self.check_alive(claim[0])
         trust = self._context.trust
@@ -193,8 +223,16 @@ class Membership:
         self._piggyback.drop(alive.node)
         self._spread(alive.node, alive.node, claim)
         self._changed(member, before in LOST if before else False)
-        if before not in ("alive", "suspect"):
+        if before != "alive":
             self._out.tell(MemberChanged(alive.node, "alive"))
+
+    def _heard_ourselves(self, heard: Alive, claim: bytes, now: Instant) -> None:
+        """Peers hold a claim of ours that we forgot: our state was restored from an older copy. Claim above it."""
+        if heard.incarnation > self.incarnation or (heard.incarnation == self.incarnation and claim != self.claim):
+            self.check_alive(claim)
+            if self._out.once(("forgotten", heard.node), now, self._limits.probe_interval_ms):
+                self.incarnation = heard.incarnation
+                self._refute(heard.node)
 
     def _take_suspect(self, heard: Suspect, claim: bytes, now: Instant) -> None:
         accuser = self.members.get(heard.accuser)
@@ -202,7 +240,7 @@ class Membership:
             return
         if heard.accused == self._context.id:
             # Whoever says so, present or not: it may be us who were cut off.
-            if heard.incarnation >= self.incarnation and not self._leaving:
+            if heard.incarnation == self.incarnation and not self._leaving:
                 self._check_signer(claim, "suspect", heard.accuser)
                 self._refute(heard.accuser)
             return
@@ -219,7 +257,7 @@ class Membership:
             return
         self._check_signer(claim, kind, heard.node)
         self._spread(heard.node, heard.node, (claim, b""))
-        known.departure = claim
+        known.departure, known.left_at = claim, heard.incarnation
         self.set_state(known, "left" if kind == "left" else "agent_down", now)
 
     def _check_signer(self, claim: bytes, kind: str, signer: bytes) -> None:
@@ -237,7 +275,7 @@ class Membership:
         self._out.persist((row,), lambda _: self._announce(incarnation, accuser))
 
     def _announce(self, incarnation: int, accuser: bytes) -> None:
-        if incarnation == self.incarnation:
+        if incarnation == self.incarnation and not self._leaving:
             self.claim = self._own_claim()
             claim = (self.claim, self._context.certificate)
             self._spread(self._context.id, self._context.id, claim)
@@ -272,9 +310,10 @@ class Membership:
         settled = member.state in ("agent_down", "stalled")
         if settled and evidence not in member.evidence.values():
             # The silence has become another one; what was seen before says nothing of it.
-            member.evidence = {}
+            member.evidence, member.accusations = {}, {}
             member.suspected_ns = now.boot_ns
         member.evidence[accuser] = evidence
+        member.accusations[accuser] = claim
         self._spread(member.node, accuser, (claim, b""))
         if member.state == "alive":
             member.suspected_ns = now.boot_ns
@@ -307,6 +346,9 @@ class Membership:
         hold_ns = self._flaps.hold_ms(node, now) * NS_PER_MS
         if state is None:
             self._out.after(("suspicion", node), now, self._limits.probe_interval_ms)
+            # Others may hold it dead already and accuse no more: ask one of them what they know.
+            for other in self._context.choose([m.node for m in self.all() if m.state == "alive"], 1):
+                self.repair(other)
         elif member.state == "suspect" and now.boot_ns < member.suspected_ns + self._wait_ns(member) + hold_ns:
             self._out.timers.set(("suspicion", node), member.suspected_ns + self._wait_ns(member) + hold_ns)
         elif state != member.state:
@@ -332,7 +374,7 @@ class Membership:
         """A member that is not simply alive here speaks."""
         member = self.members[node]
         if member.state == "unreachable":
-            member.evidence = {}
+            member.evidence, member.accusations = {}, {}
             self.set_state(member, "alive", now)
         elif member.state in ("dead", "agent_down", "stalled") and self._out.once(("accuse", node), now, self._limits.probe_interval_ms):
             # Only its own word counts, so tell it: it refutes, and is alive again for everybody.
@@ -386,6 +428,15 @@ class Membership:
             if (roster.is_revoked(member.node) or roster.is_revoked(member.certificate.issuer)) and member.state != "left":
                 self._context.sessions.forget(member.node)
                 self.set_state(member, "left", now)
+
+
+def is_host(text: str) -> bool:
+    """Whether a member may be at ``text``: the IP address of one host, never a name to look up nor a crowd."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return not (address.is_multicast or address.is_unspecified)
 
 
 def unpack_suspect(claim: bytes, limit: int) -> Suspect:

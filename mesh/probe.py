@@ -12,11 +12,10 @@ class Probe:
     target: bytes
     sequence: int
     incarnation: int
-    due_ns: int = 0
     relayed_for: tuple[bytes, int] | None = None
-    indirect: bool = False
-    relays: int = 0
-    nacks: int = 0
+    asked: tuple[bytes, ...] | None = None
+    """The relays that were asked; ``None`` while the probe is direct."""
+    nacks: set[bytes] = field(default_factory=set[bytes])
     knock: str = ""
 
 
@@ -55,8 +54,8 @@ class Prober:
         return probe
 
     def answered(self, sequence: int, peer: bytes) -> Probe | None:
-        """The probe that this ack ends. Only the target, or a relay once some were asked, may answer."""
+        """The probe that this ack ends. Only the target, or a relay that was asked, may answer."""
         probe = self.open.get(sequence)
-        if probe is None or (peer != probe.target and not probe.indirect):
+        if probe is None or (peer != probe.target and peer not in (probe.asked or ())):
             return None
         return self.open.pop(sequence)

@@ -99,6 +99,7 @@ class World:
             boot=sim.boot,
             incarnation=incarnation,
             members=tuple((_bytes(row["claim"]), _bytes(row["certificate"])) for row in sim.disk.rows("members")),
+            states=tuple(str(row["state"]) for row in sim.disk.rows("members")),
             entries=tuple(_bytes(row["data"]) for row in entries),
             seeds=(self.nodes[0].address,),
         )
