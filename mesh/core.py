@@ -17,7 +17,7 @@ from cloudisense.mesh.delivery import Delivery
 from cloudisense.mesh.effects import Address
 from cloudisense.mesh.events import DirectReceived, MemberChanged, Persisted
 from cloudisense.mesh.feed import Entry, Feeds, Reference
-from cloudisense.mesh.hello import PREFIX, Greeter, HelloLimiter
+from cloudisense.mesh.hello import AMPLIFICATION, PREFIX, Greeter, HelloLimiter
 from cloudisense.mesh.instant import Instant
 from cloudisense.mesh.limits import Limits
 from cloudisense.mesh.member import Member
@@ -59,8 +59,9 @@ class Mesh:
             PushPull: lambda peer, message, now: delivery.pulled(peer, message),
             Direct: lambda peer, message, now: self._out.tell(DirectReceived(peer, message.body)),
         }
+        self._membership.repair = lambda peer: delivery.push_pull(peer, reply=True)
         for data in stored.entries:
-            self._delivery.feeds.load(data)
+            self._guarded(lambda data=data: delivery.feeds.load(data))
 
     # -- the seam ------------------------------------------------------------------------------------------------------
 
@@ -142,7 +143,7 @@ class Mesh:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _guarded(self, handler: Callable[[], None]) -> None:
+    def _guarded(self, handler: Callable[[], object]) -> None:
         try:
             handler()
         except RemoteProtocolError as error:
@@ -159,7 +160,7 @@ class Mesh:
         except RemoteProtocolError as error:
             if error.reason in ("unknown key", "for another key") and self._limiter.allow(source[0], now):
                 # Whoever it is knows us from an earlier boot, or is not known to us yet: a hello mends both.
-                self._membership.greet(source)
+                self._answer(source, b"", b"", len(data))
             raise
         self._message(peer, message, now, self._limits.datagram_bytes)
 
@@ -170,8 +171,7 @@ class Mesh:
         own = self._membership
         if not hello.echo:
             if hello.to in (b"", self.id):
-                to = self._greeter.claimed_signer(data)
-                self._out.send_clear(source, self._greeter.hello(own.claim, own.certificate, source, to, hello.token, ask=True))
+                self._answer(source, self._greeter.claimed_signer(data), hello.token, len(data))
             return
         signer, hello = self._greeter.proven(data, source)
         if own.check_alive(hello.claim).node != signer:
@@ -183,6 +183,14 @@ class Mesh:
         if hello.token:
             self._out.send_clear(source, self._greeter.hello(own.claim, own.certificate, source, signer, hello.token, ask=False))
             self._delivery.push_pull(signer, reply=True)
+
+    def _answer(self, source: Address, to: bytes, echo: bytes, size: int) -> None:
+        """A hello to an address that proved nothing: in proportion to what came in, or to where a member said that it is."""
+        own = self._membership
+        hello = self._greeter.hello(own.claim, own.certificate, source, to, echo, ask=True)
+        if len(hello) > AMPLIFICATION * size and all(member.address != source for member in self.members.values()):
+            raise RemoteProtocolError("too short for an answer")
+        self._out.send_clear(source, hello)
 
     def _message(self, peer: bytes, data: bytes, now: Instant, limit: int) -> None:
         if peer == self.id or self.roster.is_revoked(peer):

@@ -14,7 +14,7 @@ from cloudisense.mesh.instant import Instant
 from cloudisense.mesh.limits import Limits
 from cloudisense.mesh.membership import Membership
 from cloudisense.mesh.outbound import Outbound
-from cloudisense.mesh.wire import Got, Push, PushPull
+from cloudisense.mesh.wire import Claims, Got, Push, PushPull, SignedClaim
 
 REFERENCES_PER_GOT = 16
 
@@ -42,6 +42,7 @@ class Delivery:
         return entry
 
     def _publish(self, entry: Entry, now: Instant) -> None:
+        self.feeds.made_durable([entry])
         self._out.tell(EntryArrived(entry))
         waiting = set(self._membership.present())
         if waiting:
@@ -71,22 +72,34 @@ class Delivery:
 
     def _take(self, peer: bytes, data: bytes, now: Instant) -> None:
         entry, previous = parse_entry(data, self._mesh_id, self._limits.entry_bytes)
-        author = self._membership.members.get(entry.node)
-        if author is None or self._roster.is_revoked(entry.node) or "member" not in author.certificate.roles:
-            raise RemoteProtocolError("entry of a stranger", peer)
-        if self.feeds.holds(entry.reference):
-            self.feeds.accept(entry, previous)  # raises when it is not the one that we hold
-            self._acknowledge([entry])
-            return
+        if entry.node == self._identity.id:
+            self._heard_ourselves(entry)
+        else:
+            author = self._membership.members.get(entry.node)
+            if author is None or self._roster.is_revoked(entry.node) or "member" not in author.certificate.roles:
+                raise RemoteProtocolError("entry of a stranger", peer)
         accepted = self.feeds.accept(entry, previous)
         if accepted:
             self._out.persist(tuple(_row(e, now) for e in accepted), lambda _: self._arrived(accepted))
+        elif self.feeds.is_durable(entry.reference):
+            self._acknowledge([entry])
+        elif self.feeds.get(entry.reference) is not None:
+            pass  # its write is under way; the acknowledgement follows it
         elif self._out.once(("pull", peer), now, self._limits.push_retry_ms):
             # Its predecessor is missing here: ask now rather than at the next digest.
             self.push_pull(peer, reply=True)
 
+    def _heard_ourselves(self, entry: Entry) -> None:
+        """Peers hold what we said and forgot: our state was restored from an older copy. Go on in a generation above it."""
+        held = self.feeds.get(entry.reference)
+        if entry.reference.generation >= self._boot and (held is None or held.hash != entry.hash):
+            self._boot = entry.reference.generation + 1
+            self._out.persist((Put("meta", {"key": "boot", "value": self._boot.to_bytes(8, "big")}),))
+
     def _arrived(self, entries: list[Entry]) -> None:
-        self._out.tell(*(EntryArrived(entry) for entry in entries))
+        self.feeds.made_durable(entries)
+        # What we said ourselves, and forgot, is history: nothing follows from it now.
+        self._out.tell(*(EntryArrived(entry) for entry in entries if entry.node != self._identity.id))
         self._acknowledge(entries)
 
     def _acknowledge(self, entries: list[Entry]) -> None:
@@ -105,7 +118,7 @@ class Delivery:
                 self._out.tell(EntryDelivered(reference))
 
     def give_up_on(self, node: bytes) -> None:
-        """A member is dead or gone: entries that only it lacked are delivered."""
+        """Nothing more is to be waited for from ``node``: entries that only it lacked are delivered."""
         self._out.tell(*(EntryDelivered(reference) for reference in self._outbox.give_up_on(node)))
 
     # -- repair --------------------------------------------------------------------------------------------------------
@@ -119,16 +132,22 @@ class Delivery:
     def compare(self, peer: bytes, digest: bytes) -> None:
         """A peer's digest; a mismatch that lasts starts a push-pull."""
         member = self._membership.members[peer]
-        member.mismatches = 0 if digest == self.digest() else member.mismatches + 1
+        if digest == self.digest():
+            member.mismatches = 0
+            # It holds on disk all that we do: whatever of ours it has not acknowledged, its acknowledgement was lost.
+            self.give_up_on(peer)
+            return
+        member.mismatches += 1
         if member.mismatches >= self._limits.digest_mismatches:
             member.mismatches = 0
             self.push_pull(peer, reply=True)
 
     def push_pull(self, peer: bytes, reply: bool) -> None:
         """Tell ``peer`` all that we know, in brief; it sends what we lack, and the same in return if ``reply``."""
-        membership = self._membership
-        claims = [(membership.claim, membership.certificate), *((m.claim, m.certificate_data) for m in membership.all())]
-        membership.send(peer, PushPull(tuple(claims), self.feeds.vector(), reply))
+        first, *rest = _parts(self._membership.known_claims(), self._limits.bulk_bytes // 4)
+        self._membership.send(peer, PushPull(first, self.feeds.vector(), reply))
+        for claims in rest:
+            self._membership.send(peer, Claims(claims))
 
     def pulled(self, peer: bytes, message: PushPull) -> None:
         """Send what ``peer`` lacks, within one message; the next digest mismatch brings the rest."""
@@ -143,6 +162,19 @@ class Delivery:
             self._membership.send(peer, Push(tuple(batch)))
         if message.reply:
             self.push_pull(peer, reply=False)
+
+
+def _parts(claims: list[SignedClaim], size: int) -> list[tuple[SignedClaim, ...]]:
+    """``claims`` in their order, in tuples of about ``size`` bytes; at least one, if empty."""
+    parts: list[list[SignedClaim]] = [[]]
+    room = size
+    for claim in claims:
+        room -= len(claim[0]) + len(claim[1]) + 8
+        if room < 0:
+            parts.append([])
+            room = size
+        parts[-1].append(claim)
+    return [tuple(part) for part in parts]
 
 
 def _row(entry: Entry, now: Instant) -> Put:

@@ -74,7 +74,7 @@ class Outbox:
         return self._finish(reference, shipment)
 
     def give_up_on(self, node: bytes) -> list[Reference]:
-        """Stop waiting for a member that is dead or gone; returns the entries that this completes."""
+        """Stop waiting for ``node``, which is gone or has everything; returns the entries that this completes."""
         done: list[Reference] = []
         for reference, shipment in list(self.open.items()):
             if node in shipment.waiting:

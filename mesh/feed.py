@@ -18,6 +18,8 @@ from cloudisense.mesh.wire import VectorItem
 
 ENTRY = "entry"
 GENESIS = bytes(32)
+MAX_NUMBER = 2**53
+"""Bound on what is counted in an entry: exact in JSON, and a database takes it."""
 
 
 class Reference(msgspec.Struct, frozen=True, array_like=True, order=True):
@@ -61,20 +63,25 @@ def parse_entry(data: bytes, mesh_id: bytes, limit: int) -> tuple[Entry, bytes]:
     """A signed entry and the hash of its predecessor, its signature checked. Raises ``RemoteProtocolError``."""
     envelope = open_envelope(data, mesh_id, ENTRY, limit)
     body = unpack(envelope.body, _Body, limit)
-    if len(body.previous) != 32 or body.generation < 0 or body.number < 0 or len(body.kind) > 32:
+    numbers = (body.generation, body.number, body.wall_ms)
+    if len(body.previous) != 32 or len(body.kind) > 32 or not all(0 <= number < MAX_NUMBER for number in numbers):
         raise RemoteProtocolError("malformed entry")
     return _entry(envelope.signer, body, data), body.previous
 
 
-def load_entry(data: bytes, limit: int) -> Entry:
-    """An entry from our own store, whose signature was checked before it was stored."""
+def load_entry(data: bytes, limit: int) -> tuple[Entry, bytes]:
+    """The same for an entry from our own store, whose signature was checked before it was stored."""
     envelope = read_envelope(data, limit)
-    return _entry(envelope.signer, unpack(envelope.body, _Body, limit), data)
+    body = unpack(envelope.body, _Body, limit)
+    return _entry(envelope.signer, body, data), body.previous
 
 
 @dataclass(slots=True)
 class _Feed:
+    """``durable`` is how many of ``entries`` are synced to disk: peers are told of those and no others."""
+
     entries: list[Entry] = field(default_factory=list[Entry])
+    durable: int = 0
     orphans: dict[int, tuple[Entry, bytes]] = field(default_factory=dict[int, tuple[Entry, bytes]])
 
     @property
@@ -83,7 +90,7 @@ class _Feed:
 
 
 class Feeds:
-    """Every feed that this node holds, in memory; what is on disk is the same, synced before it is acknowledged."""
+    """Every feed that this node holds, in memory. ``count`` is all that takes room: entries, and those that wait for others."""
 
     def __init__(self, mesh_id: bytes, limits: Limits) -> None:
         self._mesh_id = mesh_id
@@ -92,9 +99,13 @@ class Feeds:
         self.count = 0
 
     def load(self, data: bytes) -> Entry:
-        """Take in an entry of our own store, in order."""
-        entry = load_entry(data, self._limits.entry_bytes)
-        self._feed(entry.reference).entries.append(entry)
+        """Take in an entry of our own store, in order. ``RemoteProtocolError`` where the store has a hole: peers fill it."""
+        entry, previous = load_entry(data, self._limits.entry_bytes)
+        feed = self._feed(entry.reference)
+        if entry.reference.number != len(feed.entries) or previous != feed.head:
+            raise RemoteProtocolError("hole in the store", entry.node)
+        feed.entries.append(entry)
+        feed.durable += 1
         self.count += 1
         return entry
 
@@ -110,61 +121,69 @@ class Feeds:
         self.count += 1
         return entry
 
-    def holds(self, reference: Reference) -> bool:
-        """Is this entry here?"""
-        feed = self._feeds.get((reference.node, reference.generation))
-        return feed is not None and reference.number < len(feed.entries)
-
     def get(self, reference: Reference) -> Entry | None:
         """The entry, or ``None``."""
         feed = self._feeds.get((reference.node, reference.generation))
-        return feed.entries[reference.number] if feed is not None and reference.number < len(feed.entries) else None
+        return feed.entries[reference.number] if feed is not None and 0 <= reference.number < len(feed.entries) else None
+
+    def is_durable(self, reference: Reference) -> bool:
+        """Is this entry here, and on disk?"""
+        feed = self._feeds.get((reference.node, reference.generation))
+        return feed is not None and reference.number < feed.durable
+
+    def made_durable(self, entries: list[Entry]) -> None:
+        """These are on disk now."""
+        for entry in entries:
+            feed = self._feed(entry.reference)
+            feed.durable = max(feed.durable, entry.reference.number + 1)
 
     def accept(self, entry: Entry, previous: bytes) -> list[Entry]:
         """Add a verified entry of another node; returns all that it made complete, in order.
 
-        An entry ahead of its predecessor waits (bounded). Raises ``RemoteProtocolError`` on a fork: two entries, signed by
-        one node, for one place in one generation.
+        An entry ahead of its predecessor waits (bounded). Raises ``RemoteProtocolError``, and changes nothing, on a fork (two
+        entries, signed by one node, for one place in one generation), on a broken chain, and when there is no room.
         """
-        if self.count >= self._limits.entries or len(self._feeds) >= self._limits.feeds:
-            raise RemoteProtocolError("feeds are full", entry.node)
-        feed = self._feed(entry.reference)
-        number = entry.reference.number
-        if number < len(feed.entries):
+        feed = self._feeds.get((entry.node, entry.reference.generation))
+        number, held = entry.reference.number, len(feed.entries) if feed is not None else 0
+        if feed is not None and number < held:
             if feed.entries[number].hash != entry.hash:
                 raise RemoteProtocolError("forked feed", entry.node)
             return []
-        if number >= len(feed.entries) + self._limits.orphans_per_feed:
+        if number >= held + self._limits.orphans_per_feed:
             return []
+        if number == held and previous != (feed.head if feed is not None else GENESIS):
+            raise RemoteProtocolError("broken chain", entry.node)
+        if feed is None and len(self._feeds) >= self._limits.feeds:
+            raise RemoteProtocolError("feeds are full", entry.node)
+        feed = self._feed(entry.reference)
+        if number not in feed.orphans:
+            if self.count >= self._limits.entries:
+                raise RemoteProtocolError("feeds are full", entry.node)
+            self.count += 1
         feed.orphans[number] = (entry, previous)
+        return self._join_up(feed)
+
+    def _join_up(self, feed: _Feed) -> list[Entry]:
         accepted: list[Entry] = []
         while (waiting := feed.orphans.pop(len(feed.entries), None)) is not None:
             if waiting[1] != feed.head:
-                raise RemoteProtocolError("broken chain", entry.node)
+                self.count -= 1  # its author signed two chains; this is not the one that has a beginning
+                break
             feed.entries.append(waiting[0])
             accepted.append(waiting[0])
-        self.count += len(accepted)
         return accepted
 
     def vector(self) -> tuple[VectorItem, ...]:
-        """How far each feed is known here, sorted."""
-        return tuple((node, generation, len(feed.entries)) for (node, generation), feed in sorted(self._feeds.items()) if feed.entries)
+        """How far each feed is on disk here, sorted."""
+        return tuple((node, generation, feed.durable) for (node, generation), feed in sorted(self._feeds.items()) if feed.durable)
 
     def missing_at(self, vector: tuple[VectorItem, ...]) -> list[Entry]:
-        """What the sender of ``vector`` lacks and we hold, oldest first within each feed."""
+        """What the sender of ``vector`` lacks and we hold on disk, oldest first within each feed."""
         theirs = {(node, generation): count for node, generation, count in vector}
         missing: list[Entry] = []
         for key, feed in sorted(self._feeds.items()):
-            missing += feed.entries[max(0, theirs.get(key, 0)) :]
+            missing += feed.entries[max(0, theirs.get(key, 0)) : feed.durable]
         return missing
-
-    def lacks_from(self, vector: tuple[VectorItem, ...]) -> bool:
-        """Does the sender of ``vector`` hold anything that we lack?"""
-        for node, generation, count in vector:
-            feed = self._feeds.get((node, generation))
-            if count > (len(feed.entries) if feed is not None else 0):
-                return True
-        return False
 
     def all(self) -> list[Entry]:
         """Every entry, by feed, then number."""

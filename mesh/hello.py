@@ -25,6 +25,8 @@ from cloudisense.mesh.limits import Limits
 
 PREFIX = bytes([1, HELLO])
 TOKEN_BYTES = 16
+AMPLIFICATION = 3
+"""How many times what came in may go back to an address that nobody proved."""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True):

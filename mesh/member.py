@@ -53,8 +53,13 @@ class Member:
     certificate: Certificate
     state: State
     since_ms: int
-    accusers: set[bytes] = field(default_factory=set[bytes])
+    accusers: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
+    """Who accuses it of its present incarnation, each with the signed accusation: what convinces those who come later."""
     suspected_ns: int = 0
+    departure: bytes = b""
+    """Its signed ``left``."""
+    left_at: int = 0
+    """The incarnation that it left with."""
     mismatches: int = 0
 
     @property
@@ -69,12 +74,15 @@ class Member:
 
 def alive_wins(known: Member | None, claim: Alive) -> bool:
     """SWIM section 4.2: only a higher incarnation overrides what is known, whatever the state."""
-    return known is None or claim.incarnation > known.alive.incarnation
+    return known is None or claim.incarnation > max(known.alive.incarnation, known.left_at)
 
 
 def accusation_counts(known: Member, claim: Suspect) -> bool:
-    """An accusation is about what the accused claims now, of a member that is still counted on, from a new accuser."""
-    return known.present and claim.incarnation >= known.alive.incarnation and claim.accuser not in known.accusers
+    """An accusation is about what the accused claims now, of a member that is still counted on, from a new accuser.
+
+    SWIM lets a higher incarnation count too. Here it would let one accusation of a made-up height outlive every refutation.
+    """
+    return known.present and claim.incarnation == known.alive.incarnation and claim.accuser not in known.accusers
 
 
 def departure_counts(known: Member, claim: Left) -> bool:

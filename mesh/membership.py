@@ -1,5 +1,6 @@
 """Who is there: SWIM's probes, claims and suspicions for one node (DESIGN section 3.2)."""
 
+import ipaddress
 from collections.abc import Callable
 
 from cloudisense.keys.certificate import check_certificate
@@ -23,11 +24,16 @@ from cloudisense.mesh.stored import Stored
 from cloudisense.mesh.suspicion import accusers_needed, suspicion_ms
 from cloudisense.mesh.wire import Ack, Claims, Message, Nack, Ping, PingRequest, SignedClaim
 
+ACCUSATIONS = 3
+"""Accusations against one member that are told to those who may not know them: one more than a death needs."""
+MAX_INCARNATION = 2**63
+
 
 class Membership:
     """The member table and the failure detector.
 
-    ``digest`` gives the eight bytes that ride on every ping and ack; ``compare`` is told what a peer's were.
+    ``digest`` gives the eight bytes that ride on every ping and ack; ``compare`` is told what a peer's were; ``repair``
+    exchanges all that is known with one member.
     """
 
     def __init__(
@@ -49,6 +55,7 @@ class Membership:
         self.certificate = certificate
         self.digest: Callable[[], bytes] = lambda: b""
         self.compare: Callable[[bytes, bytes], None] = lambda peer, digest: None
+        self.repair: Callable[[bytes], None] = lambda peer: None
         self._identity = identity
         self._mesh_id = mesh_id
         self._roster = roster
@@ -102,6 +109,17 @@ class Membership:
 
     # -- claims --------------------------------------------------------------------------------------------------------
 
+    def known_claims(self) -> list[SignedClaim]:
+        """All that convinces a newcomer of what we hold: who there is, then who left, and who accuses whom."""
+        claims = [(self.claim, self.certificate), *((member.claim, member.certificate_data) for member in self.all())]
+        for member in self.all():
+            claims += [(member.departure, b"")] if member.state == "left" else self._accusations(member)
+        return claims
+
+    def _accusations(self, member: Member) -> list[SignedClaim]:
+        """The accusations that count against it, as many as help a listener along."""
+        return [(member.accusers[accuser], b"") for accuser in sorted(member.accusers)[:ACCUSATIONS]]
+
     def take_claims(self, claims: tuple[SignedClaim, ...], now: Instant) -> None:
         """Apply claims, whoever brought them; a bad one costs only itself."""
         for claim in claims:
@@ -128,13 +146,17 @@ class Membership:
         """The content of an alive claim, its signature and form checked. Raises ``RemoteProtocolError``."""
         envelope = open_envelope(claim, self._mesh_id, "alive", self._limits.claim_bytes)
         alive = unpack(envelope.body, Alive, self._limits.claim_bytes)
-        if envelope.signer != alive.node or len(alive.session_public) != 32 or not 0 < alive.port < 65536 or len(alive.host) > 255:
+        numbers = 0 < alive.port < 65536 and 0 < alive.incarnation < MAX_INCARNATION and 0 <= alive.boot < MAX_INCARNATION
+        if envelope.signer != alive.node or len(alive.session_public) != 32 or not numbers or not _is_host(alive.host):
             raise RemoteProtocolError("malformed alive claim")
         return alive
 
     def _take_alive(self, heard: Alive, claim: SignedClaim, now: Instant) -> None:
+        if heard.node == self._identity.id:
+            self._heard_ourselves(heard, claim[0], now)
+            return
         known = self.members.get(heard.node)
-        if heard.node == self._identity.id or not alive_wins(known, heard):
+        if not alive_wins(known, heard):
             return
         alive = self.check_alive(claim[0])
         certificate = check_certificate(claim[1], self._roster, self._mesh_id, now.wall_ms, now.wall_trusted)
@@ -153,13 +175,21 @@ class Membership:
         if changed:
             self._out.tell(MemberChanged(alive.node, "alive"))
 
+    def _heard_ourselves(self, heard: Alive, claim: bytes, now: Instant) -> None:
+        """Peers hold a claim of ours that we forgot: our state was restored from an older copy. Claim above it."""
+        if heard.incarnation > self.incarnation or (heard.incarnation == self.incarnation and claim != self.claim):
+            self.check_alive(claim)
+            if self._out.once(("forgotten", heard.node), now, self._limits.probe_interval_ms):
+                self.incarnation = heard.incarnation
+                self._refute()
+
     def _take_suspect(self, heard: Suspect, claim: bytes, now: Instant) -> None:
         accuser = self.members.get(heard.accuser)
         if accuser is None:
             return
         if heard.accused == self._identity.id:
             # Whoever says so, present or not: it may be us who were cut off.
-            if heard.incarnation >= self.incarnation and not self._leaving:
+            if heard.incarnation == self.incarnation and not self._leaving:
                 self._check_signer(claim, "suspect", heard.accuser)
                 self._refute()
             return
@@ -173,6 +203,7 @@ class Membership:
         if known is not None and departure_counts(known, heard):
             self._check_signer(claim, "left", heard.node)
             self._spread(heard.node, heard.node, (claim, b""))
+            known.departure, known.left_at = claim, heard.incarnation
             self._set_state(known, "left", now)
 
     def _check_signer(self, claim: bytes, kind: str, signer: bytes) -> None:
@@ -190,7 +221,7 @@ class Membership:
         self._out.persist((row,), lambda _: self._announce(incarnation))
 
     def _announce(self, incarnation: int) -> None:
-        if incarnation == self.incarnation:
+        if incarnation == self.incarnation and not self._leaving:
             self.claim = self._own_claim()
             self._spread(self._identity.id, self._identity.id, (self.claim, self.certificate))
 
@@ -204,7 +235,7 @@ class Membership:
     # -- suspicion -----------------------------------------------------------------------------------------------------
 
     def _accuse(self, member: Member, accuser: bytes, claim: bytes, now: Instant) -> None:
-        member.accusers.add(accuser)
+        member.accusers[accuser] = claim
         self._spread(member.node, accuser, (claim, b""))
         if member.state == "alive":
             member.suspected_ns = now.boot_ns
@@ -222,6 +253,10 @@ class Membership:
             self._set_state(member, "dead", now)
         else:
             self._out.after(("suspicion", node), now, self._limits.probe_interval_ms)
+            # Others may hold it dead already and accuse no more: ask one of them what they know.
+            if self._out.once("repair", now, self._limits.probe_interval_ms):
+                for other in self._choose([m.node for m in self.all() if m.state == "alive"], 1):
+                    self.repair(other)
 
     def _set_state(self, member: Member, state: State, now: Instant) -> None:
         member.state = state
@@ -285,9 +320,9 @@ class Membership:
             asker, theirs = probe.relayed_for
             del self._prober.open[sequence]
             self.send(asker, Nack(theirs))
-        elif not probe.indirect:
-            probe.indirect = True
-            for relay in self._choose([n for n in self.present() if n != probe.target], self._limits.indirect_probes):
+        elif probe.asked is None:
+            probe.asked = tuple(self._choose([n for n in self.present() if n != probe.target], self._limits.indirect_probes))
+            for relay in probe.asked:
                 self.send(relay, PingRequest(sequence, probe.target))
             self._out.after(("probe", sequence), now, self._limits.probe_interval_ms - self._limits.probe_timeout_ms)
         else:
@@ -295,7 +330,9 @@ class Membership:
             self._probe_failed(probe, now)
 
     def _ping(self, probe: Probe, now: Instant) -> None:
-        self.send(probe.target, Ping(probe.sequence, self.digest(), self._ride_along()))
+        # Buddy system (Lifeguard section IV-C): who is suspected hears of it with the very next ping.
+        accusations = tuple(self._accusations(self.members[probe.target]))
+        self.send(probe.target, Ping(probe.sequence, self.digest(), accusations + self._ride_along(accusations)))
         self._out.after(("probe", probe.sequence), now, self._limits.probe_timeout_ms)
 
     def _probe_failed(self, probe: Probe, now: Instant) -> None:
@@ -304,7 +341,7 @@ class Membership:
             return
         claim = self._accusation(member)
         self._accuse(member, self._identity.id, claim, now)
-        # Buddy system (Lifeguard section IV-C): the accused hears of it first, and directly.
+        # The accused hears of it first, and directly.
         self.send(member.node, Claims(((claim, b""),)))
 
     def _greet_lost(self) -> None:
@@ -330,8 +367,9 @@ class Membership:
     def _spread(self, subject: bytes, author: bytes, claim: SignedClaim) -> None:
         self._piggyback.add(subject, author, claim)
 
-    def _ride_along(self) -> tuple[SignedClaim, ...]:
-        return self._piggyback.take(self._limits.datagram_bytes - 64, retransmit_limit(self._limits, len(self.members) + 1))
+    def _ride_along(self, beside: tuple[SignedClaim, ...] = ()) -> tuple[SignedClaim, ...]:
+        room = self._limits.datagram_bytes - 64 - sum(len(claim[0]) + 8 for claim in beside)
+        return self._piggyback.take(room, retransmit_limit(self._limits, len(self.members) + 1))
 
     def _persist(self, member: Member) -> None:
         row = {
@@ -346,3 +384,12 @@ class Membership:
     def _choose(self, nodes: list[bytes], count: int) -> list[bytes]:
         pool = sorted(nodes)
         return [pool.pop(self._rng.randrange(len(pool))) for _ in range(min(count, len(pool)))]
+
+
+def _is_host(text: str) -> bool:
+    """Whether a member may be at ``text``: the IP address of one host, never a name to look up nor a crowd."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return not (address.is_multicast or address.is_unspecified)

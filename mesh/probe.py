@@ -13,7 +13,8 @@ class Probe:
     sequence: int
     incarnation: int
     relayed_for: tuple[bytes, int] | None = None
-    indirect: bool = False
+    asked: tuple[bytes, ...] | None = None
+    """The relays that were asked; ``None`` while the probe is direct."""
 
 
 @dataclass(slots=True)
@@ -52,6 +53,6 @@ class Prober:
     def answered(self, sequence: int, peer: bytes) -> Probe | None:
         """The probe that this ack ends. Only the target, or a relay that was asked, may answer."""
         probe = self.open.get(sequence)
-        if probe is None or (peer != probe.target and not probe.indirect):
+        if probe is None or (peer != probe.target and peer not in (probe.asked or ())):
             return None
         return self.open.pop(sequence)
