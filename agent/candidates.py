@@ -18,6 +18,8 @@ def candidates_for(
     useful = [(step, m) for step, m in measured if m.frees_bytes > 0 or m.frees_inodes > 0]
     reaching = [_candidate(catalogue, ((step, m),)) for step, m in useful if _reaches((m,), goal_bytes, goal_inodes)]
     found = [c for c in reaching if c.signature not in excluded]
+    # What failed by itself would add nothing to others, either.
+    useful = [(step, m) for step, m in useful if catalogue.signature(step) not in excluded]
     if not found and (together := _together(useful, goal_bytes, goal_inodes)):
         found = [c for c in (_candidate(catalogue, together),) if c.signature not in excluded]
     # The mildest first: by risk, then by how little it touches.

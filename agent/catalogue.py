@@ -5,6 +5,7 @@ in ``cloudisense.host.actions`` of the same id. There is no shell and no free te
 """
 
 import hashlib
+import string
 import tomllib
 from typing import Literal
 
@@ -69,9 +70,14 @@ class Catalogue:
     def parse(text: str) -> tuple[Action, ...]:
         """Actions in a catalogue file. Raises ``ValueError`` with one line that says what is wrong."""
         try:
-            return msgspec.convert(tomllib.loads(text), _File).action
+            actions = msgspec.convert(tomllib.loads(text), _File).action
         except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
             raise ValueError(f"catalogue: {error}") from None
+        for i, action in enumerate(actions):
+            if any(action.id == other.id for other in actions[:i]):
+                raise ValueError(f"catalogue: action {action.id!r} is there twice")
+            _check_title(action)
+        return actions
 
     def steps_for(self, kind: str, mount: str) -> tuple[Step, ...]:
         """Every step that might help an incident of ``kind`` on ``mount``: actions x declared paths x choices."""
@@ -117,3 +123,13 @@ class Catalogue:
             declared = self.paths.get(value)
             words.append(f"role={declared.role}" if declared else f"{name}={value}")
         return " ".join([step.action, *sorted(words)])
+
+
+def _check_title(action: Action) -> None:
+    """A hole that no parameter fills would be found out in the middle of an incident."""
+    try:
+        holes = {name for _, name, _, _ in string.Formatter().parse(action.title) if name is not None}
+    except ValueError as error:
+        raise ValueError(f"catalogue: action {action.id!r}: title: {error}") from None
+    if unknown := sorted(holes - action.parameters.keys()):
+        raise ValueError(f"catalogue: action {action.id!r}: its title names {{{unknown[0]}}}, which is no parameter")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from cloudisense.agent.candidates import candidates_for
 from cloudisense.agent.catalogue import Catalogue
-from cloudisense.agent.detect import Rule
+from cloudisense.agent.detect import RULES, Rule
 from cloudisense.agent.entries import Alert, Closed, Failed, Help, Intent, Offer, Outcome, StepReply, StepRequest
 from cloudisense.agent.events import Estimated, FileSystem, Sampled, StepDone
 from cloudisense.agent.incident import Incident, incident_id, incident_key
@@ -22,8 +22,10 @@ from cloudisense.keys.capability import Capability
 from cloudisense.keys.encoding import pack
 from cloudisense.keys.errors import Refused, invariant
 from cloudisense.keys.given import Rng
-from cloudisense.mesh.instant import Instant
+from cloudisense.mesh.instant import NS_PER_MS, Instant
 
+HELP_BYTES = 6000
+"""An entry holds 8 KiB, and the offer that answers has to hold one candidate and its reasons."""
 PLANNER_RANK = {"memory": 2, "rules": 1, "llm": 0}
 
 
@@ -33,8 +35,11 @@ class Case:
 
     rule: Rule
     round: int = 0
+    nonce: bytes = b""
+    """Of the newest capability of this round, from the moment that it was said."""
     plan: Plan | None = None
     plan_bytes: bytes = b""
+    requester: bytes = b""
     running: bool = False
     replies: dict[int, StepReply] = field(default_factory=dict[int, StepReply])
     reading: FileSystem | None = None
@@ -73,13 +78,9 @@ class Coordinator:
     # -- from finding to help request ----------------------------------------------------------------------------------
 
     def raised(self, rule: Rule, target: str, reading: FileSystem, now: Instant) -> None:
-        """A detector fired: open an incident, unless this trouble has one; take up one that a restart interrupted."""
+        """A detector fired: open an incident, unless this trouble has one."""
         key = incident_key(self._own, rule.kind, target)
-        standing = self._ledger.open_with_key(key)
-        if standing is not None:
-            if standing.id not in self._cases:
-                self._cases[standing.id] = Case(rule, round=standing.help.round if standing.help else 0)
-                self._measure(standing, now)
+        if self._ledger.open_with_key(key) is not None:
             return
         roles = sorted({p.role for p in self._catalogue.paths.values() if p.mount == target})
         share, used, size = rule.share(reading), reading.used, reading.size
@@ -88,8 +89,41 @@ class Coordinator:
             incident_id(key, now.wall_ms), key, rule.kind, target, f"{rule.kind} roles={','.join(roles)}",
             symptom, size, used, reading.inodes, reading.inodes_used,
         )  # fmt: skip
-        self._cases[alert.incident] = Case(rule)
+        self._begin(alert.incident, Case(rule), now)
         self._speech.say(alert, now)
+
+    def _begin(self, incident_id: str, case: Case, now: Instant) -> None:
+        self._cases[incident_id] = case
+        self._requests.after(("limit", incident_id), now, self._settings.incident_ms)
+
+    def resume(self, now: Instant) -> None:
+        """After a restart: say how steps ended that nobody saw end, then check the postcondition of what is open, before anything else.
+
+        Nothing is run again blindly: what is still wrong is measured anew, and needs a new plan and a new capability.
+        """
+        for incident in sorted(self._ledger.incidents.values(), key=lambda i: (i.opened_ms, i.id)):
+            if incident.subject != self._own:
+                continue
+            begun = incident.state in ("acting", "verifying")
+            for intent in incident.dangling:
+                detail = "the agent was restarted before this step ended"
+                self._speech.say(Outcome(incident.id, intent.nonce, intent.index, "failed", detail, 0), now)
+            if incident.ended:
+                continue
+            rule = next((rule for rule in RULES if rule.kind == incident.kind), None)
+            if rule is None or all(path.mount != incident.target for path in self._catalogue.paths.values()):
+                self._say_closed(incident, "escalated", f"{incident.target} is not watched here any more", None, now)
+                continue
+            self._begin(incident.id, Case(rule, round=incident.help.round if incident.help else 0), now)
+            self._verify(
+                incident,
+                now,
+                self._resolve if begun else self._clear,
+                lambda _, later, incident=incident: self._measure(incident, later),
+            )
+
+    def _clear(self, incident: Incident, reading: FileSystem, now: Instant) -> None:
+        self._close(incident, "cleared", f"cleared by itself: {percent(self._cases[incident.id].rule.share(reading))}", reading, now)
 
     def cleared(self, rule: Rule, target: str, reading: FileSystem, now: Instant) -> None:
         """A detector re-armed. An incident that nobody acts on yet has cleared by itself."""
@@ -107,14 +141,17 @@ class Coordinator:
 
     def _measure(self, incident: Incident, now: Instant) -> None:
         """Measure how much has to go and what each action would free, then ask for plans."""
-        case = self._cases[incident.id]
+        case = self._cases.get(incident.id)
         steps = self._catalogue.steps_for(incident.kind, incident.target)
 
         def sampled(sample: Sampled, later: Instant) -> None:
-            if incident.ended:
-                return
+            if case is None or self._cases.get(incident.id) is not case:
+                return  # it ended meanwhile
             if sample.reading is None:
                 self._close(incident, "escalated", f"cannot read {incident.target}: {sample.error}", None, later)
+                return
+            if case.rule.share(sample.reading) < case.rule.clear_at:
+                self._clear(incident, sample.reading, later)
                 return
             case.reading = sample.reading
             self._requests.estimate(steps, lambda answer, then: self._seek(incident, steps, answer, then))
@@ -123,9 +160,10 @@ class Coordinator:
 
     def _seek(self, incident: Incident, steps: tuple[Step, ...], answer: Estimated, now: Instant) -> None:
         case = self._cases.get(incident.id)
-        if case is None or case.reading is None or incident.ended:
+        if case is None or case.reading is None:
             return
         case.round += 1
+        case.nonce = b""
         goal = case.rule.goal(case.reading)
         goals = (goal, 0) if case.rule.metric == "bytes" else (0, goal)
         measured = tuple(zip(steps, answer.measured, strict=True))
@@ -137,7 +175,13 @@ class Coordinator:
         elif case.round > self._settings.rounds:
             self._close(incident, "escalated", f"{self._settings.rounds} plans did not heal it", case.reading, now)
         else:
-            self._speech.say(Help(incident.id, case.round, *goals, candidates), now)
+            help = Help(incident.id, case.round, *goals, candidates)
+            while len(pack(help)) > HELP_BYTES and len(help.candidates) > 1:
+                help = Help(incident.id, case.round, *goals, help.candidates[:-1])  # the mildest stay
+            if len(pack(help)) > HELP_BYTES:
+                self._close(incident, "escalated", "what could be done here is too long to say", case.reading, now)
+                return
+            self._speech.say(help, now)
             self._requests.after(("seek", incident.id, case.round), now, self._settings.seek_ms)
 
     def _tell_dropped(self, incident: Incident, measured: tuple[tuple[Step, Measured], ...], kept: set[Step], goal: int) -> None:
@@ -150,7 +194,8 @@ class Coordinator:
 
     def offered(self, incident: Incident, helper: bytes, offer: Offer, now: Instant) -> None:
         """An offer came in. What our own memory or rules know needs no waiting for others."""
-        if incident.id not in self._cases:
+        case = self._cases.get(incident.id)
+        if case is None or case.nonce or incident.state != "offered":
             return
         if helper == self._own and offer.planner != "llm":
             self._decide(incident, now)
@@ -160,7 +205,8 @@ class Coordinator:
     def decide(self, incident_id: str, now: Instant) -> None:
         """Offers had time to come in."""
         incident = self._ledger.incidents.get(incident_id)
-        if incident is not None and incident.state == "offered" and incident_id in self._cases:
+        case = self._cases.get(incident_id)
+        if incident is not None and incident.state == "offered" and case is not None and not case.nonce:
             self._decide(incident, now)
 
     def _decide(self, incident: Incident, now: Instant) -> None:
@@ -213,6 +259,7 @@ class Coordinator:
             now.boot_ns // 1_000_000,
             lapse_ms,
         )
+        case.nonce = capability.nonce
         self._speech.say(capability, now)
         self._requests.after(("lapse", incident.id, capability.nonce), now, lapse_ms)
 
@@ -233,8 +280,11 @@ class Coordinator:
             return
         if case.plan is None or request.index >= len(case.plan.steps):
             return
+        if now.boot_ns > (incident.capability.granted_ms + incident.capability.lapse_ms) * NS_PER_MS:
+            return  # too late for the gate: what is left is ours, once the lapse comes up
         case.running = True
         case.plan_bytes = request.plan
+        case.requester = peer
         self._speech.say(Intent(incident.id, request.nonce, request.index, case.plan.steps[request.index]), now)
 
     def intended(self, incident: Incident, intent: Intent, now: Instant) -> None:
@@ -243,7 +293,7 @@ class Coordinator:
         if case is None or incident.capability is None or not case.running or incident.capability.nonce != intent.nonce:
             return
         self._requests.run_step(
-            incident.capability.holder,
+            case.requester,
             incident.capability_data,
             case.plan_bytes,
             intent.index,
@@ -256,7 +306,7 @@ class Coordinator:
     def ended_step(self, incident: Incident, outcome: Outcome, now: Instant) -> None:
         """Our outcome is durable: answer the holder; after the last step, verify."""
         case = self._cases.get(incident.id)
-        if case is None or incident.capability is None or incident.capability.nonce != outcome.nonce:
+        if case is None or not case.running or incident.capability is None or incident.capability.nonce != outcome.nonce:
             return
         case.running = False
         reply = case.replies[outcome.index] = StepReply(outcome.nonce, outcome.index, outcome.verdict, outcome.detail)
@@ -278,8 +328,8 @@ class Coordinator:
 
         def sampled(sample: Sampled, later: Instant) -> None:
             nonlocal left
-            if incident.ended:
-                return
+            if self._cases.get(incident.id) is not case:
+                return  # it ended meanwhile
             if sample.reading is None:
                 bad(f"verification: cannot read {incident.target}: {sample.error}", later)
                 return
@@ -308,7 +358,9 @@ class Coordinator:
         )
 
     def _fail(self, incident: Incident, reason: str, now: Instant) -> None:
-        signature = incident.offer.plan.signature if incident.offer is not None else ""
+        case = self._cases[incident.id]
+        self._requests.timers.cancel(("lapse", incident.id, case.nonce))
+        signature = case.plan.signature if case.plan is not None else ""
         planner = incident.offer.planner if incident.offer is not None else ""
         self._speech.say(Failed(incident.id, signature, planner, reason), now)
 
@@ -323,11 +375,10 @@ class Coordinator:
         """A capability ran out before its plan was done: check the postcondition, then do the steps that are left ourselves."""
         incident = self._ledger.incidents.get(incident_id)
         case = self._cases.get(incident_id)
-        if incident is None or case is None or incident.capability is None or incident.capability.nonce != nonce:
+        if incident is None or case is None or case.nonce != nonce or incident.state not in ("offered", "granted", "acting"):
             return
-        if incident.state not in ("granted", "acting"):
-            return
-        if case.running:
+        if case.running or incident.capability is None or incident.capability.nonce != nonce:
+            # A step is under way, or the grant itself is not durable yet.
             self._requests.after(("lapse", incident_id, nonce), now, self._settings.lapse_per_step_ms)
             return
         holder = self._speech.name_of(incident.capability.holder)
@@ -342,7 +393,7 @@ class Coordinator:
         if case.plan is None or incident.capability is None:
             return
         rest = case.plan.steps[incident.steps_done :]
-        if incident.capability.holder == self._own or not rest:
+        if not rest or (incident.capability.holder == self._own and incident.steps_done == 0):
             self._fail(incident, "the capability lapsed", now)
             return
         plan = Plan(self._own, incident.id, rest, case.plan.signature, case.plan.reasoning)
@@ -362,10 +413,22 @@ class Coordinator:
         if incident is not None and incident.state in ("seeking", "offered") and incident.help and incident.help.round == round:
             self._close(incident, "escalated", "no acceptable plan from anybody", None, now)
 
+    def overdue(self, incident_id: str, now: Instant) -> None:
+        """Whatever holds it up (a guard that never answers, a disk that never syncs): it ends."""
+        if (incident := self._ledger.incidents.get(incident_id)) is not None:
+            self._close(incident, "escalated", f"not healed within {self._settings.incident_ms // 60_000} minutes", None, now)
+
     def _close(self, incident: Incident, state: str, verdict: str, reading: FileSystem | None, now: Instant) -> None:
-        offer, capability = incident.offer, incident.capability
-        self._cases.pop(incident.id, None)
+        case = self._cases.pop(incident.id, None)
+        if case is None:
+            return  # said already
         self._verifying.pop(incident.id, None)
+        for name in ("limit",), ("decide",), ("verify",), ("seek", case.round), ("lapse", case.nonce):
+            self._requests.timers.cancel((name[0], incident.id, *name[1:]))
+        self._say_closed(incident, state, verdict, reading, now)
+
+    def _say_closed(self, incident: Incident, state: str, verdict: str, reading: FileSystem | None, now: Instant) -> None:
+        offer, capability = incident.offer, incident.capability
         closed = Closed(
             incident=incident.id,
             state=state,

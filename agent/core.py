@@ -37,6 +37,8 @@ from cloudisense.mesh.feed import Entry, Reference
 from cloudisense.mesh.instant import Instant
 from cloudisense.mesh.outbound import News
 
+ORPHAN_TURN_MS = 2_000
+
 
 class Agent:
     """Detects, coordinates, helps and remembers for one node.
@@ -64,8 +66,13 @@ class Agent:
     # -- the seam ------------------------------------------------------------------------------------------------------
 
     def start(self, now: Instant) -> None:
-        """Begin to watch this host."""
+        """Begin to watch this host, and take up what a restart interrupted."""
+        self._coordinator.resume(now)
         self._monitor.start(now)
+        for incident in sorted(self._ledger.incidents.values(), key=lambda i: (i.opened_ms, i.id)):
+            # Asked before the restart, and not answered.
+            if incident.subject != self._mesh.id and incident.state in ("seeking", "offered") and self._mesh.id not in incident.offers:
+                self._asked(incident, now)
 
     def handle_news(self, news: News, now: Instant) -> None:
         """Something happened in the mesh."""
@@ -80,6 +87,7 @@ class Agent:
                 )
                 if state in ("dead", "left", "agent_down"):
                     self._coordinator.lost(node, now)
+                    self._orphaned(node, now)
             case RosterChanged(number):
                 self._requests.notify("roster", "", f"roster {number} holds now", number=number)
             case DirectReceived(peer, body):
@@ -123,13 +131,16 @@ class Agent:
         if incident.subject == self._mesh.id:
             self._as_subject(entry, incident, body, now)
         match body:
-            case Help():
-                if self._speech.may_act(self._mesh.id):
-                    self._helper.asked(incident, body, now)
+            case Alert() | Help():
+                self._asked(incident, now)  # the call for help may have come in before the alert
             case Capability():
                 self._helper.granted(incident, body, now)
             case _:
                 pass
+
+    def _asked(self, incident: Incident, now: Instant) -> None:
+        if incident.help is not None and not incident.ended and self._speech.may_act(self._mesh.id):
+            self._helper.asked(incident, incident.help, now)
 
     def _as_subject(self, entry: Entry, incident: Incident, body: Body | Capability, now: Instant) -> None:
         match body:
@@ -145,6 +156,8 @@ class Agent:
                 self._coordinator.failed(incident, now)
             case Closed():
                 self._closing[entry.reference] = incident.id
+                if body.state != "escalated":
+                    self._monitor.rearm(incident.kind, incident.target)
             case _:
                 pass
 
@@ -169,6 +182,10 @@ class Agent:
                 self._coordinator.decide(incident, now)
             case ("verify", str(incident)):
                 self._coordinator.verify_again(incident)
+            case ("limit", str(incident)):
+                self._coordinator.overdue(incident, now)
+            case ("orphan", str(incident)):
+                self._orphan(incident, now)
             case ("lapse", str(incident), bytes(nonce)):
                 self._coordinator.lapsed(incident, nonce, now)
             case ("seek", str(incident), int(round)):
@@ -183,10 +200,25 @@ class Agent:
     def _ungranted(self, incident_id: str, round: int, now: Instant) -> None:
         """The subject has our offer and neither takes it nor ends: a human has to know. Nobody grants in its place."""
         incident = self._ledger.incidents.get(incident_id)
-        if incident is None or incident.state != "offered" or incident.help is None or incident.help.round != round:
-            return
-        if incident.subject != self._mesh.id:
-            self._speech.say(Escalation(incident_id, "the subject has offers and grants nothing"), now)
+        if incident is not None and incident.state == "offered" and incident.help is not None and incident.help.round == round:
+            self._escalate(incident, "the subject has offers and grants nothing", now)
+
+    def _orphaned(self, subject: bytes, now: Instant) -> None:
+        """A host with open incidents is gone: unless it comes back, a human has to know. Peers wait in turn, so that one speaks."""
+        turn = sorted([*self._mesh.present(), self._mesh.id]).index(self._mesh.id)
+        for incident in self._ledger.incidents.values():
+            if incident.subject == subject and not incident.over:
+                self._requests.after(("orphan", incident.id), now, self._settings.ungranted_ms + turn * ORPHAN_TURN_MS)
+
+    def _orphan(self, incident_id: str, now: Instant) -> None:
+        incident = self._ledger.incidents.get(incident_id)
+        if incident is not None and not self._speech.present(incident.subject):
+            self._escalate(incident, "the host is gone, and its trouble with it", now)
+
+    def _escalate(self, incident: Incident, reason: str, now: Instant) -> None:
+        if incident.subject != self._mesh.id and not incident.over:
+            word = incident.last_word
+            self._speech.say(Escalation(incident.id, reason, word.generation, word.number), now)
 
     # -- words ---------------------------------------------------------------------------------------------------------
 

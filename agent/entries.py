@@ -3,12 +3,16 @@
 Everything but an offer and a peer's escalation is believed only from the incident's subject.
 """
 
-from typing import cast
+from typing import Annotated, cast
 
 import msgspec
 
 from cloudisense.agent.plan import Candidate, Plan, Step
 from cloudisense.keys.encoding import unpack
+
+Count = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
+"""What a durable table can hold: a larger one from a peer would stop every node's writer."""
+NodeOrNone = Annotated[bytes, msgspec.Meta(max_length=32)]
 
 
 class Alert(msgspec.Struct, frozen=True, array_like=True):
@@ -20,19 +24,19 @@ class Alert(msgspec.Struct, frozen=True, array_like=True):
     target: str
     fingerprint: str
     symptom: str
-    size: int
-    used: int
-    inodes: int
-    inodes_used: int
+    size: Count
+    used: Count
+    inodes: Count
+    inodes_used: Count
 
 
 class Help(msgspec.Struct, frozen=True, array_like=True):
     """Who can plan this? All that could be done here, each measured to reach the goal."""
 
     incident: str
-    round: int
-    goal_bytes: int
-    goal_inodes: int
+    round: Count
+    goal_bytes: Count
+    goal_inodes: Count
     candidates: tuple[Candidate, ...]
 
 
@@ -40,13 +44,13 @@ class Offer(msgspec.Struct, frozen=True, array_like=True):
     """I would do this, because; ``confidence`` is between 0 and 1."""
 
     incident: str
-    round: int
+    round: Count
     plan: Plan
     planner: str
     model: str
     confidence: float
-    load_ms: int
-    think_ms: int
+    load_ms: Count
+    think_ms: Count
 
 
 class Intent(msgspec.Struct, frozen=True, array_like=True):
@@ -66,7 +70,7 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
     index: int
     verdict: str
     detail: str
-    freed_bytes: int
+    freed_bytes: Count
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True):
@@ -87,18 +91,23 @@ class Closed(msgspec.Struct, frozen=True, array_like=True):
     fingerprint: str
     signature: str
     planner: str
-    planned_by: bytes
-    acted_by: bytes
-    used: int
-    size: int
-    ms_to_heal: int
+    planned_by: NodeOrNone
+    acted_by: NodeOrNone
+    used: Count
+    size: Count
+    ms_to_heal: Count
 
 
 class Escalation(msgspec.Struct, frozen=True, array_like=True):
-    """A peer's: the subject has offers and grants nothing."""
+    """A peer's: the subject grants nothing, or is gone. Holds until the subject speaks again.
+
+    ``generation`` and ``number`` name the subject's last word on it that the peer had read.
+    """
 
     incident: str
     reason: str
+    generation: Count
+    number: Count
 
 
 class StepRequest(msgspec.Struct, frozen=True, array_like=True, tag=1):

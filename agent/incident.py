@@ -1,6 +1,12 @@
-"""An incident, from the first alert to its end: one transition table, folded from feed entries alike on every node."""
+"""An incident, from the first alert to its end: one transition table, folded from feed entries alike on every node.
+
+Feeds come in side by side, and after a restart even one author's newer feed may come before the rest of its older one. So the
+fold does not hang on arrival: the state follows the subject's words in the order in which it said them; an offer belongs to its
+round, whenever it comes in; a peer's escalation holds until the subject speaks again.
+"""
 
 import hashlib
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -8,7 +14,7 @@ from cloudisense.agent.entries import Alert, Closed, Escalation, Failed, Help, I
 from cloudisense.keys.capability import Capability
 from cloudisense.keys.identity import node_text
 from cloudisense.mesh.effects import Put, Scalar
-from cloudisense.mesh.feed import Entry
+from cloudisense.mesh.feed import Entry, Reference
 
 State = Literal["open", "seeking", "offered", "granted", "acting", "verifying", "failed", "resolved", "cleared", "escalated"]
 ENDED: frozenset[str] = frozenset({"resolved", "cleared", "escalated"})
@@ -18,6 +24,8 @@ TRANSITIONS: dict[tuple[State, str], State] = {
     ("seeking", "offer"): "offered",
     ("offered", "offer"): "offered",
     ("offered", "capability"): "granted",
+    # The offer that was taken has not come in here yet.
+    ("seeking", "capability"): "granted",
     ("granted", "intent"): "acting",
     ("acting", "intent"): "acting",
     ("acting", "outcome"): "acting",
@@ -28,7 +36,6 @@ TRANSITIONS: dict[tuple[State, str], State] = {
     ("granted", "failed"): "failed",
     ("acting", "failed"): "failed",
     ("verifying", "failed"): "failed",
-    ("offered", "failed"): "failed",
     ("failed", "help"): "seeking",
     # Restarted in mid-flight: the new boot seeks again; capabilities of the old one are void.
     ("seeking", "help"): "seeking",
@@ -43,6 +50,12 @@ TRANSITIONS: dict[tuple[State, str], State] = {
     },
 }
 """(state, what happened) -> state. What is not here is not possible and changes nothing."""
+
+Word = Help | Intent | Outcome | Failed | Closed | Capability
+"""What only the subject says of its incident."""
+
+MAX_WORDS = 256
+MAX_OFFERS_PER_NODE = 16
 
 
 def incident_key(subject: bytes, kind: str, target: str) -> str:
@@ -69,9 +82,12 @@ class Incident:
     size: int
     used_before: int
     opened_ms: int
+    alert: Reference
     state: State = "open"
+    """By the subject's own words."""
     help: Help | None = None
     offers: dict[bytes, Offer] = field(default_factory=dict[bytes, Offer])
+    """Of this round."""
     failed: list[Failed] = field(default_factory=list[Failed])
     capability: Capability | None = None
     capability_data: bytes = b""
@@ -86,51 +102,105 @@ class Incident:
     acted_ms: int = 0
     closed_ms: int = 0
     known_to_all_ms: int = 0
+    _granted: Capability | None = None
+    """The first capability of this round: whose plan it is."""
+    _said: list[tuple[Entry, Word]] = field(default_factory=list[tuple[Entry, Word]])
+    _heard: dict[tuple[bytes, int], tuple[int, Offer]] = field(default_factory=dict[tuple[bytes, int], tuple[int, Offer]])
+    _calls: dict[bytes, tuple[Entry, Escalation]] = field(default_factory=dict[bytes, tuple[Entry, Escalation]])
 
     @property
     def ended(self) -> bool:
+        """Has the subject closed it? Then nothing changes any more."""
         return self.state in ENDED
 
-    def apply(self, entry: Entry, body: Help | Offer | Intent | Outcome | Failed | Closed | Escalation | Capability) -> bool:
-        """Fold one entry in. False when it is not its author's to say, or not possible now."""
-        if not isinstance(body, Offer | Escalation) and entry.node != self.subject:
+    @property
+    def call(self) -> tuple[Entry, Escalation] | None:
+        """A peer's escalation that stands: the subject has said nothing since."""
+        last = self.last_word
+        standing = [(e, b) for e, b in self._calls.values() if (b.generation, b.number) == (last.generation, last.number)]
+        return None if self.ended else min(standing, key=lambda item: (item[0].wall_ms, item[0].reference), default=None)
+
+    @property
+    def over(self) -> bool:
+        """Ended, or in a human's hands until the subject speaks again."""
+        return self.ended or self.call is not None
+
+    @property
+    def last_word(self) -> Reference:
+        """The newest entry of the subject about this."""
+        return self._said[-1][0].reference if self._said else self.alert
+
+    @property
+    def dangling(self) -> list[Intent]:
+        """Steps that were begun, and nobody knows how they ended: the subject's agent died in between."""
+        ended = {(b.nonce, b.index) for _, b in self._said if isinstance(b, Outcome)}
+        return [b for _, b in self._said if isinstance(b, Intent) and (b.nonce, b.index) not in ended]
+
+    def apply(self, entry: Entry, body: Word | Offer | Escalation) -> bool:
+        """Fold one entry in. False when it is not its author's to say, or changes nothing now."""
+        if isinstance(body, Escalation):
+            return self._called(entry, body)
+        if isinstance(body, Offer):
+            return self._offered(entry, body)
+        if entry.node != self.subject or (isinstance(body, Closed) and body.state not in ENDED):
             return False
-        if isinstance(body, Closed) and body.state not in ENDED:
+        if len(self._said) >= MAX_WORDS and not isinstance(body, Closed):
             return False
-        event = self._event(entry, body)
-        after = TRANSITIONS.get((self.state, event))
-        if after is None:
+        i = bisect_left(self._said, entry.reference, key=lambda said: said[0].reference)
+        self._said.insert(i, (entry, body))
+        return self._step(entry, body) if i == len(self._said) - 1 else self._fold_again(body)
+
+    def _step(self, entry: Entry, body: Word) -> bool:
+        after = TRANSITIONS.get((self.state, self._event(entry, body)))
+        if after is None or not self._fits(body):
             return False
-        if isinstance(body, Offer) and (self.help is None or body.round != self.help.round):
-            return False
-        self._take(entry, body)
         self.state = after
+        self._take(entry, body)
         return True
 
-    def _event(self, entry: Entry, body: object) -> str:
+    def _fold_again(self, late: Word) -> bool:
+        """A word of an earlier boot came in after those of a later one."""
+        blank = Incident(
+            self.id, self.key, self.subject, self.kind, self.target, self.fingerprint, self.symptom, self.size, self.used_before,
+            self.opened_ms, self.alert,
+        )  # fmt: skip
+        for name in FOLDED:
+            setattr(self, name, getattr(blank, name))
+        taken = [body for entry, body in self._said if self._step(entry, body)]
+        return any(body is late for body in taken)
+
+    def _fits(self, body: Word) -> bool:
+        """Rounds go up, and a step is of the capability that counts."""
+        if isinstance(body, Help):
+            return body.round > (self.help.round if self.help is not None else 0)
+        if isinstance(body, Intent | Outcome):
+            return self.capability is not None and self.capability.nonce == body.nonce
+        return True
+
+    def _event(self, entry: Entry, body: Word) -> str:
         if isinstance(body, Closed):
             return body.state
-        if isinstance(body, Escalation):
-            return "escalated"
         if isinstance(body, Outcome) and self.capability is not None:
             return "last outcome" if body.verdict == "done" and body.index + 1 == self.capability.steps else "outcome"
         return entry.kind
 
-    def _take(self, entry: Entry, body: object) -> None:
+    def _take(self, entry: Entry, body: Word) -> None:
         match body:
             case Help():
                 self.help = body
                 self.offers = {}
-                self.capability = self.offer = None
-            case Offer():
-                self.offers[entry.node] = body
-                self.offered_ms = self.offered_ms or entry.wall_ms
+                self.capability = self.offer = self._granted = None
+                self.planned_by = b""
+                for (node, round), (wall_ms, offer) in sorted(self._heard.items(), key=lambda item: item[0]):
+                    if round <= body.round:
+                        self._adopt(node, wall_ms, offer)
             case Capability():
                 self.capability = body
                 self.capability_data = entry.data
                 self.steps_done = 0
                 self.granted_ms = entry.wall_ms
-                self._author_of(body)
+                self._granted = self._granted or body
+                self._find_author()
             case Outcome():
                 self.outcomes.append(body)
                 self.steps_done += body.verdict == "done"
@@ -141,32 +211,58 @@ class Incident:
                 self.verdict = body.verdict
                 self.used_after = body.used
                 self.closed_ms = entry.wall_ms
-            case Escalation():
-                self.verdict = body.reason
-                self.closed_ms = entry.wall_ms
-            case _:
+            case Intent():
                 pass
 
-    def _author_of(self, capability: Capability) -> None:
-        """Whose plan was granted; a capability for the rest of a plan keeps the plan's author."""
-        for node in sorted(self.offers):
-            if self.offers[node].plan.hash == capability.plan_hash:
-                self.offer, self.planned_by = self.offers[node], node
+    def _offered(self, entry: Entry, offer: Offer) -> bool:
+        """One offer per helper and round counts: the first in its feed."""
+        if (entry.node, offer.round) in self._heard or sum(node == entry.node for node, _ in self._heard) >= MAX_OFFERS_PER_NODE:
+            return False
+        self._heard[entry.node, offer.round] = (entry.wall_ms, offer)
+        if self.help is None or offer.round > self.help.round:
+            return False
+        self._adopt(entry.node, entry.wall_ms, offer)
+        return offer.round == self.help.round
+
+    def _adopt(self, node: bytes, wall_ms: int, offer: Offer) -> None:
+        self.offered_ms = min(self.offered_ms or wall_ms, wall_ms)
+        if self.help is None or offer.round != self.help.round:
+            return
+        self.state = TRANSITIONS.get((self.state, "offer"), self.state)
+        self.offers[node] = offer
+        self._find_author()
+
+    def _find_author(self) -> None:
+        """Whose plan was granted: the holder's own, if it offered this one. A capability for the rest of a plan changes nothing here."""
+        granted = self._granted
+        if granted is None:
+            return
+        authors = [node for node in sorted(self.offers) if self.offers[node].plan.hash == granted.plan_hash]
+        if authors:
+            self.planned_by = granted.holder if granted.holder in authors else authors[0]
+            self.offer = self.offers[self.planned_by]
+
+    def _called(self, entry: Entry, call: Escalation) -> bool:
+        known = self._calls.get(entry.node)
+        if entry.node == self.subject or (known is not None and known[0].reference > entry.reference):
+            return False
+        self._calls[entry.node] = (entry, call)
+        return self.call == (entry, call)
 
     def row(self, name: str) -> Put:
         """The incident as the command line shows it. ``name`` is the subject's."""
-        offer = self.offer
+        offer, call = self.offer, self.call
         row: dict[str, Scalar] = {
             "id": self.id,
             "subject": name,
             "kind": self.kind,
             "target": self.target,
-            "state": self.state,
+            "state": self.state if call is None else "escalated",
             "opened_ms": self.opened_ms,
             "offered_ms": self.offered_ms,
             "granted_ms": self.granted_ms,
             "acted_ms": self.acted_ms,
-            "closed_ms": self.closed_ms,
+            "closed_ms": self.closed_ms if call is None else call[0].wall_ms,
             "known_to_all_ms": self.known_to_all_ms,
             "planned_by": node_text(self.planned_by) if self.planned_by else "",
             "acted_by": node_text(self.capability.holder) if self.capability else "",
@@ -174,8 +270,8 @@ class Incident:
             "planner": offer.planner if offer else "",
             "plan": offer.plan.signature if offer else "",
             "reasoning": offer.plan.reasoning if offer else "",
-            "verdict": self.verdict,
-            "escalated_to": "operator" if self.state == "escalated" else "",
+            "verdict": self.verdict if call is None else call[1].reason,
+            "escalated_to": "operator" if self.state == "escalated" or call is not None else "",
             "findings": self.symptom,
             "used_before": self.used_before,
             "used_after": self.used_after,
@@ -183,6 +279,13 @@ class Incident:
             "failed_plans": "; ".join(f"{f.signature}: {f.reason}" for f in self.failed),
         }
         return Put("incidents", row)
+
+
+FOLDED = (
+    "state", "help", "offers", "failed", "capability", "capability_data", "offer", "planned_by", "steps_done", "outcomes",
+    "used_after", "verdict", "offered_ms", "granted_ms", "acted_ms", "closed_ms", "_granted",
+)  # fmt: skip
+"""What is folded from the words, and so can be folded again."""
 
 
 def opened(entry: Entry, alert: Alert) -> Incident:
@@ -198,4 +301,5 @@ def opened(entry: Entry, alert: Alert) -> Incident:
         alert.size,
         alert.used,
         entry.wall_ms,
+        entry.reference,
     )

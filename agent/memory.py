@@ -36,27 +36,34 @@ class Memory:
         self._records: dict[tuple[str, str], Record] = {}
 
     def learn(self, fingerprint: str, signature: str, healed: bool, own: bool, at_ms: int) -> None:
-        """One verified outcome. Order of arrival does not matter for more than the forgetting."""
+        """One verified outcome; in whatever order they come in, the sum is the same."""
         if (fingerprint, signature) not in self._records and len(self._records) >= MAX_RECORDS:
             self._records.pop(min(self._records, key=lambda key: (self._records[key].at_ms, key)))
         record = self._records.setdefault((fingerprint, signature), Record())
-        fade = 0.5 ** (max(0, at_ms - record.at_ms) / HALF_LIFE_MS) if record.at_ms else 1.0
-        weight = 1.0 if own else OTHERS_WEIGHT
+        newest = max(record.at_ms, at_ms)
+        fade = _fade(newest - record.at_ms)
+        weight = (1.0 if own else OTHERS_WEIGHT) * _fade(newest - at_ms)
         record.healed = record.healed * fade + (weight if healed else 0.0)
         record.failed = record.failed * fade + (0.0 if healed else weight)
-        record.at_ms = max(record.at_ms, at_ms)
+        record.at_ms = newest
 
-    def record(self, fingerprint: str, signature: str) -> Record:
-        """What is known of one fix for one trouble; empty when nothing is."""
-        return self._records.get((fingerprint, signature), Record())
+    def record(self, fingerprint: str, signature: str, now_ms: int) -> Record:
+        """What is known of one fix for one trouble, as it weighs now; empty when nothing is."""
+        record = self._records.get((fingerprint, signature), Record())
+        fade = _fade(now_ms - record.at_ms)
+        return Record(record.healed * fade, record.failed * fade, now_ms)
 
-    def rank(self, fingerprint: str, candidates: tuple[Candidate, ...]) -> tuple[Ranking, float] | None:
+    def rank(self, fingerprint: str, candidates: tuple[Candidate, ...], now_ms: int) -> tuple[Ranking, float] | None:
         """Candidates that have healed this trouble before, best first, and the confidence in the first; or nothing to say."""
-        known = [(self.record(fingerprint, c.signature), i) for i, c in enumerate(candidates)]
+        known = [(self.record(fingerprint, c.signature, now_ms), i) for i, c in enumerate(candidates)]
         trusted = sorted((-r.mean, i) for r, i in known if r.healed > 0 and r.mean >= TRUSTED_MEAN)
         if not trusted:
             return None
         confidence, best = -trusted[0][0], trusted[0][1]
-        record = self.record(fingerprint, candidates[best].signature)
+        record = known[best][0]
         words = f"{candidates[best].measured.detail}; healed this before (weight {record.healed:.1f} healed, {record.failed:.1f} failed)"
         return Ranking(tuple(i for _, i in trusted), words, "memory"), confidence
+
+
+def _fade(age_ms: int) -> float:
+    return 0.5 ** (max(0, age_ms) / HALF_LIFE_MS)

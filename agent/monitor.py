@@ -43,6 +43,12 @@ class Monitor:
         for target in sorted(self._watches):
             self._requests.after(("sample", target), now, 0)
 
+    def rearm(self, kind: str, target: str) -> None:
+        """An incident ended well: the next time that the level is high is a new one, even if no reading saw it low between."""
+        for detector in self._watches[target].detectors if target in self._watches else ():
+            if detector.rule.kind == kind:
+                detector.raised, detector.above_ns = False, None
+
     def sample(self, target: str, now: Instant) -> None:
         """Time to read one file system."""
         watch = self._watches[target]

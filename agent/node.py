@@ -54,7 +54,7 @@ class Node:
             self.agent.handle_answer(event, now)
         self._settle(now)
 
-    def command(self, do: Callable[[], None], now: Instant) -> None:
+    def command(self, do: Callable[[], object], now: Instant) -> None:
         """Run an operator's command on the cores, then let its consequences follow."""
         do()
         self._settle(now)

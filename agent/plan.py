@@ -6,6 +6,7 @@ cannot run under a definition that changed since (DESIGN section 3.3).
 """
 
 import hashlib
+from typing import Annotated
 
 import msgspec
 
@@ -28,6 +29,9 @@ class Step(msgspec.Struct, frozen=True, array_like=True):
         return dict(self.values).get(parameter, "")
 
 
+Steps = Annotated[tuple[Step, ...], msgspec.Meta(min_length=1, max_length=32)]
+
+
 class Measured(msgspec.Struct, frozen=True, array_like=True):
     """What one step would do, measured on the subject without changing anything."""
 
@@ -47,7 +51,7 @@ class Candidate(msgspec.Struct, frozen=True, array_like=True):
 
     signature: str
     title: str
-    steps: tuple[Step, ...]
+    steps: Steps
     measured: Measured
     risk: str
 
@@ -57,7 +61,7 @@ class Plan(msgspec.Struct, frozen=True, array_like=True):
 
     gate: bytes
     incident: str
-    steps: tuple[Step, ...]
+    steps: Steps
     signature: str
     reasoning: str
 

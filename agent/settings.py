@@ -30,6 +30,8 @@ class Settings:
     verify_samples: int = 3
     verify_gap_ms: int = 100
     rounds: int = 3
+    incident_ms: int = 840_000
+    """Whatever holds an incident up, it is escalated after this long: a human knows within 15 minutes (H5)."""
     recurrences: int = 3
     recurrence_ms: int = 600_000
     incidents: int = 1000

@@ -36,6 +36,11 @@ class Speech:
         member = self._mesh.members.get(node)
         return member.alive.name if member is not None else "unknown"
 
+    def present(self, node: bytes) -> bool:
+        """Is this node counted on?"""
+        member = self._mesh.members.get(node)
+        return node == self._mesh.id or (member is not None and member.present)
+
     def may_act(self, node: bytes) -> bool:
         """Does the mesh let this node act for others?"""
         if node == self._mesh.id:

@@ -24,6 +24,7 @@ class ControlServer:
         self._path = path
         self._handler = handler
         self._server: asyncio.Server | None = None
+        self._clients: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = {}
 
     async def start(self) -> None:
         """Listen. The folder's lock is ours, so a socket that lies there is a dead agent's."""
@@ -39,13 +40,21 @@ class ControlServer:
             self._server.close()
             with contextlib.suppress(FileNotFoundError):
                 self._path.unlink()
+            tasks = [task for task in self._clients.values() if task is not None]
+            for writer in self._clients:
+                writer.transport.abort()  # not a cancellation of its task: asyncio's streams would complain of that
+            if tasks:
+                await asyncio.wait(tasks, timeout=TIMEOUT_S)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._clients[writer] = asyncio.current_task()
         with contextlib.suppress(OSError, ValueError, TimeoutError):
             async with asyncio.timeout(TIMEOUT_S):
-                word = (await reader.readline()).decode("ascii", "replace").strip()
-                writer.write(json.dumps(await self._handler(word)).encode() + b"\n")
-                await writer.drain()
+                line = await reader.readline()
+                if line.endswith(b"\n"):  # half a word is no command
+                    writer.write(json.dumps(await self._handler(line.decode("ascii", "replace").strip())).encode() + b"\n")
+                    await writer.drain()
+        del self._clients[writer]
         writer.close()
 
 
@@ -55,10 +64,12 @@ async def ask(path: Path, word: str) -> dict[str, Any] | None:
         async with asyncio.timeout(TIMEOUT_S):
             with _short(path) as short:
                 reader, writer = await asyncio.open_unix_connection(short, limit=LINE_BYTES)
-            writer.write(word.encode() + b"\n")
-            line = await reader.readline()
-            writer.close()
-            return json.loads(line) if line else None
+            try:
+                writer.write(word.encode() + b"\n")
+                line = await reader.readline()
+                return json.loads(line) if line else None
+            finally:
+                writer.close()
     except (OSError, TimeoutError, ValueError):
         return None
 

@@ -4,6 +4,7 @@ The core decides; this file only moves bytes, time and answers between it and th
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import random
 import secrets
@@ -17,7 +18,7 @@ import psutil
 from cloudisense.agent.catalogue import Catalogue
 from cloudisense.agent.core import Agent
 from cloudisense.agent.effects import Estimate, Notify, RequestPlan, RunStep, Sample
-from cloudisense.agent.events import Estimated, PlanFailed, PlanReady, Sampled
+from cloudisense.agent.events import Estimated, FileSystem, PlanFailed, PlanReady, Sampled
 from cloudisense.agent.node import Effect, Node
 from cloudisense.agent.requests import Answer
 from cloudisense.agent.settings import Settings
@@ -29,7 +30,9 @@ from cloudisense.home import Home, Membership, mesh_text
 from cloudisense.host.catalogue import builtin_actions, declare
 from cloudisense.host.executor import Executor
 from cloudisense.host.probes import read_file_system
+from cloudisense.host.thread import in_thread
 from cloudisense.joining import Issuer
+from cloudisense.keys.errors import RemoteProtocolError
 from cloudisense.keys.identity import node_text
 from cloudisense.keys.tls import private_pem
 from cloudisense.llm.models import Model
@@ -38,7 +41,7 @@ from cloudisense.mesh.core import Event as MeshEvent
 from cloudisense.mesh.core import Mesh
 from cloudisense.mesh.effects import Address, Knock, Persist, Send, SendBulk
 from cloudisense.mesh.events import Knocked, Persisted, PortRefused, SendFailed
-from cloudisense.mesh.instant import NS_PER_S
+from cloudisense.mesh.instant import NS_PER_S, Instant
 from cloudisense.mesh.limits import Limits
 from cloudisense.mesh.stored import Stored
 from cloudisense.net.knock import knock
@@ -68,26 +71,35 @@ class Daemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._started_ns = time.time_ns()
+        self._reading: dict[str, asyncio.Future[FileSystem]] = {}
+        self._serving = False
+        self._broken: BaseException | None = None
 
     async def run(self, ready: Callable[[Address], None]) -> None:
-        """Serve until a signal or ``leave``. ``ready`` is told the bound address. ``ValueError`` for what a person can mend."""
+        """Serve until a signal or ``leave``. ``ready`` is told the bound address. ``ValueError`` for what a person can mend.
+
+        An error of ours ends it too, and is raised once all is closed: a node never acts on half of what it meant to do.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
-        self._store = Store(self._home.database)
-        await self._open_sockets()
-        self._node = self._make_node()
-        self._writer = Writer(self._store, self._persisted, self._write_failed)
-        control = ControlServer(self._home.socket, self._command)
-        await control.start()
-        ready(self._bound)
-        self._node.start(read_clock())
-        self._carry_out()
-        try:
+        async with contextlib.AsyncExitStack() as opened:
+            self._store = Store(self._home.database)
+            opened.callback(self._store.close)
+            await self._open_sockets(opened)
+            self._node = self._make_node()
+            self._writer = Writer(self._store, self._persisted, self._write_failed)
+            opened.push_async_callback(self._writer.close)
+            opened.push_async_callback(self._wind_down)
+            self._serving = True
+            self._do(self._node.start)
+            control = ControlServer(self._home.socket, self._command)
+            await control.start()
+            opened.push_async_callback(control.close)
+            ready(self._bound)
             await self._stopping.wait()
-        finally:
-            await control.close()
-            await self._close()
+        if self._broken is not None:
+            raise self._broken
 
     def _make_node(self) -> Node:
         member, config = self._member, self._config
@@ -114,7 +126,7 @@ class Daemon:
 
     # -- sockets -------------------------------------------------------------------------------------------------------
 
-    async def _open_sockets(self) -> None:
+    async def _open_sockets(self, opened: contextlib.AsyncExitStack) -> None:
         host, port = self._config.mesh.bind_address
         own = TlsOwn(self._member.leaf, private_pem(self._member.identity))
         anchors = [issuer.anchor for issuer in self._member.roster.issuers]
@@ -128,10 +140,15 @@ class Daemon:
             roster_chain=lambda: self._member.chain,
         )
         await self._server.start(host, port)
+        opened.push_async_callback(self._server.close)
         self._udp = await UdpEndpoint.open(host, self._server.port, self._datagram, self._port_refused, self._send_failed)
+        opened.callback(self._udp.close)
         self._bound = (host, self._server.port)
         self._client = StreamClient(own, anchors)
+        opened.push_async_callback(self._client.close)
         self._planner = self._make_planner()
+        if self._planner is not None:
+            opened.push_async_callback(self._planner.close)
 
     def _make_planner(self) -> ModelPlanner | None:
         if self._model is None:
@@ -151,17 +168,27 @@ class Daemon:
         return not self._node.mesh.roster.is_revoked(node)
 
     def _datagram(self, data: bytes, source: Address) -> None:
-        self._node.handle_datagram(data, source, read_clock())
-        self._carry_out()
+        self._do(lambda now: self._node.handle_datagram(data, source, now))
 
     def _bulk(self, peer: bytes, data: bytes) -> None:
-        self._node.handle_bulk(peer, data, read_clock())
-        self._carry_out()
+        self._do(lambda now: self._node.handle_bulk(peer, data, now))
 
     async def _join(self, body: bytes, source: str) -> bytes:
+        if not self._serving:
+            raise RemoteProtocolError("this agent is only starting, or stopping; try again")
         return await self._issuer.answer(body, list(self._node.mesh.members.values()))
 
     # -- effects -------------------------------------------------------------------------------------------------------
+
+    def _do(self, work: Callable[[Instant], None]) -> None:
+        """Let the core take something in, and carry out what it decides. A node that starts or stops takes nothing in."""
+        if not self._serving:
+            return
+        try:
+            work(read_clock())
+            self._carry_out()
+        except Exception as error:
+            self._break(error)
 
     def _carry_out(self) -> None:
         for effect in self._node.poll_effects():
@@ -170,14 +197,13 @@ class Daemon:
             self._timer.cancel()
             self._timer = None
         deadline = self._node.next_deadline()
-        if deadline is not None and not self._stopping.is_set():
+        if deadline is not None:
             wait_s = max(0.0, (deadline - read_clock().boot_ns) / NS_PER_S)
             self._timer = asyncio.get_running_loop().call_later(wait_s, self._wake)
 
     def _wake(self) -> None:
         self._timer = None
-        self._node.handle_timer(read_clock())
-        self._carry_out()
+        self._do(self._node.handle_timer)
 
     def _effect(self, effect: Effect) -> None:
         match effect:
@@ -208,9 +234,12 @@ class Daemon:
     def _finished(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            # A bug in carrying an effect out: stop rather than act on half of it.
-            asyncio.get_running_loop().call_exception_handler({"message": "an effect failed", "exception": task.exception()})
-            self._stopping.set()
+            self._break(task.exception())
+
+    def _break(self, error: BaseException | None) -> None:
+        self._broken = self._broken or error
+        self._serving = False
+        self._stopping.set()
 
     async def _knock(self, effect: Knock) -> None:
         self._mesh_event(Knocked(effect.token, await knock(effect.node, effect.address, effect.wait_ms / 1000)))
@@ -223,23 +252,24 @@ class Daemon:
         asyncio.get_running_loop().call_soon(self._mesh_event, SendFailed())
 
     def _mesh_event(self, event: MeshEvent) -> None:
-        if not self._stopping.is_set():
-            self._node.handle_event(event, read_clock())
-            self._carry_out()
+        self._do(lambda now: self._node.handle_event(event, now))
 
     async def _send_bulk(self, to: bytes, address: Address, data: bytes) -> None:
         await self._client.post_bulk(to, address, data)
 
     async def _sample(self, effect: Sample) -> None:
         try:
-            reading = await asyncio.wait_for(asyncio.to_thread(read_file_system, effect.path), SAMPLE_TIMEOUT_S)
-            self._answer(Sampled(effect.token, reading))
+            async with asyncio.timeout(SAMPLE_TIMEOUT_S):
+                if (hanging := self._reading.get(effect.path)) is not None:
+                    await asyncio.wait({hanging})  # however often it is asked for, it holds one thread
+                reading = self._reading[effect.path] = in_thread(lambda: read_file_system(effect.path))
+                self._answer(Sampled(effect.token, await asyncio.shield(reading)))
         except OSError as error:  # a time-out is one
             self._answer(Sampled(effect.token, None, error.strerror or "no answer in time"))
 
     async def _estimate(self, effect: Estimate) -> None:
         now_ns = time.time_ns()
-        measured = await asyncio.to_thread(lambda: tuple(self._executor.measure(step, now_ns) for step in effect.steps))
+        measured = await in_thread(lambda: tuple(self._executor.measure(step, now_ns) for step in effect.steps))
         self._answer(Estimated(effect.token, measured))
 
     async def _plan(self, effect: RequestPlan) -> None:
@@ -255,16 +285,13 @@ class Daemon:
         self._answer(await self._guard.run(effect))
 
     def _answer(self, answer: Answer) -> None:
-        if not self._stopping.is_set():
-            self._node.handle_event(answer, read_clock())
-            self._carry_out()
+        self._do(lambda now: self._node.handle_event(answer, now))
 
     def _persisted(self, token: int) -> None:
-        self._node.handle_event(Persisted(token), read_clock())
-        self._carry_out()
+        self._do(lambda now: self._node.handle_event(Persisted(token), now))
 
     def _write_failed(self, error: Exception, waiting: int) -> None:
-        self._say(Notify("state", "", f"the state database cannot be written, {waiting} changes wait: {error}"))
+        self._effect(Notify("state", "", f"the state database cannot be written, {waiting} changes wait: {error}"))
 
     # -- commands and the end ------------------------------------------------------------------------------------------
 
@@ -274,8 +301,7 @@ class Daemon:
                 return self._status()
             case "leave":
                 self._left = True
-                self._node.command(self._node.mesh.leave, read_clock())
-                self._carry_out()
+                self._do(lambda now: self._node.command(self._node.mesh.leave, now))
                 asyncio.get_running_loop().call_later(GOODBYE_S, self._stopping.set)
                 return {"left": True}
             case _:
@@ -298,25 +324,18 @@ class Daemon:
             "up_s": (time.time_ns() - self._started_ns) // NS_PER_S,
         }
 
-    async def _close(self) -> None:
+    async def _wind_down(self) -> None:
+        """Take nothing in any more, and let what is under way end."""
         if not self._left:
             # The host stays up: peers need not suspect anything.
-            self._node.command(self._node.mesh.restart, read_clock())
-            self._carry_out()
-        self._stopping.set()
+            self._do(lambda now: self._node.command(self._node.mesh.restart, now))
+        self._serving = False
         if self._timer is not None:
             self._timer.cancel()
+        await self._guard.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._planner is not None:
-            await self._planner.close()
-        self._udp.close()
-
-        await self._server.close()
-        await self._client.close()
-        await self._writer.close()
-        self._store.close()
 
 
 def status_of(member: Membership) -> dict[str, Any]:

@@ -12,10 +12,13 @@ from cloudisense.agent.events import StepDone
 from cloudisense.agent.gate import Admitted, Gate
 from cloudisense.clock import read_clock
 from cloudisense.host.executor import Executor, StepFailed
+from cloudisense.host.thread import in_thread
 from cloudisense.mesh.effects import Put, Scalar
 from cloudisense.store import Store, StoreError
 
 DETAIL_CHARS = 200
+END_S = 1.5
+"""A step under way may take this long to end when the agent stops; longer, and it counts as begun and not ended, as after a crash."""
 
 
 class Guard:
@@ -27,6 +30,7 @@ class Guard:
         self._gate = Gate(host, mesh_id, boot, catalogue, mode, spent)
         self._executor = Executor(catalogue)
         self._turn = asyncio.Lock()
+        self._step: asyncio.Future[StepDone] | None = None
 
     async def run(self, request: RunStep) -> StepDone:
         """Admit and run one step; never raises for what the world does to it."""
@@ -35,9 +39,16 @@ class Guard:
             if not isinstance(admitted, Admitted):
                 return StepDone(request.token, "refused", admitted.reason)
             try:
-                return await asyncio.to_thread(self._carry_out, request, admitted)
+                self._step = in_thread(lambda: self._carry_out(request, admitted))
+                return await asyncio.shield(self._step)
             except StoreError as error:
                 return StepDone(request.token, "failed", f"the journal cannot be written: {error}")
+
+    async def close(self) -> None:
+        """Begin nothing more, and let a step under way end and be journalled, for a while. Call it while the store is open."""
+        self._gate.paused = True
+        if self._step is not None and not self._step.done():
+            await asyncio.wait({self._step}, timeout=END_S)
 
     def _carry_out(self, request: RunStep, admitted: Admitted) -> StepDone:
         key = {"nonce": admitted.spent.row["nonce"], "step": request.index}

@@ -105,7 +105,7 @@ class Home:
             self._lock = None
 
     def check_vacant(self) -> None:
-        """Refuse a folder that belongs to a node already."""
+        """Refuse a folder that belongs to a node already, or that holds any key: nothing overwrites one."""
         if (self.path / "identity.key").exists():
             try:
                 member = self.load()
@@ -113,6 +113,9 @@ class Home:
             except ValueError:
                 whose = "to a node"
             raise ValueError(f"state folder {self.path} belongs {whose} already; nothing was changed; name another --state")
+        for name in ("root", "operator"):
+            if (self.path / f"{name}.key").exists():
+                raise ValueError(f"state folder {self.path} holds a {name}.key and no identity.key; restore that, or name another --state")
 
     def load(self) -> Membership:
         """What ``found`` or ``enrol`` stored."""
@@ -128,10 +131,11 @@ class Home:
             roster = check_chain(chain, mesh_id)
             seeds = unpack(meta["seeds"], tuple[tuple[str, int], ...], CHAIN_BYTES)
             certificate = check_certificate(meta["certificate"], roster, mesh_id, 0, wall_trusted=False)
+            leaf_of = tls.node_of(meta["leaf"])
         except (KeyError, IndexError, RemoteProtocolError) as error:
             raise ValueError(f"state folder {self.path} is damaged: {error}; restore it, or join anew with another --state") from None
-        if certificate.node != identity.id:
-            raise ValueError(f"state folder {self.path}: identity.key is not the key of this node's certificate; restore the right one")
+        if not identity.id == certificate.node == leaf_of:
+            raise ValueError(f"state folder {self.path}: identity.key is not the key of this node's certificates; restore the right one")
         return Membership(certificate.name, mesh_id, identity, meta["certificate"], meta["leaf"], chain, roster, seeds)
 
     def key(self, name: str) -> Identity:

@@ -21,7 +21,8 @@ from cloudisense.keys.identity import Identity
 from cloudisense.keys.invite import Token, parse_token
 from cloudisense.keys.roster import check_chain
 from cloudisense.keys.tls import node_of
-from cloudisense.mesh.effects import Address
+from cloudisense.mesh.effects import Address, Put
+from cloudisense.mesh.instant import Instant
 from cloudisense.mesh.member import Member
 from cloudisense.net.streams import fetch_roster, send_join
 from cloudisense.store import Store
@@ -29,6 +30,7 @@ from cloudisense.store import Store
 REQUEST_BYTES = 8192
 REPLY_BYTES = 1 << 20
 MAX_SEEDS = 16
+NAME_KEY = "name/"
 
 
 class JoinRequest(msgspec.Struct, frozen=True, array_like=True):
@@ -108,6 +110,9 @@ class Issuer:
         self._member = member
         self._store = store
         self._address = address
+        # Durable, and from the moment of the request: who was let in and has not come up yet has its name all the same.
+        given = [row for row in store.rows("meta") if row["key"].startswith(NAME_KEY)]
+        self._names = {row["key"].removeprefix(NAME_KEY): bytes(row["value"]) for row in given}
 
     async def answer(self, body: bytes, members: list[Member]) -> bytes:
         """The reply to one join request. ``RemoteProtocolError`` with the reason for the joiner."""
@@ -115,7 +120,7 @@ class Issuer:
         envelope = open_envelope(body, member.mesh_id, "join", REQUEST_BYTES)
         request = unpack(envelope.body, JoinRequest, REQUEST_BYTES)
         taken = {m.alive.name for m in members if m.node != envelope.signer} | {member.name}
-        if request.name in taken:
+        if request.name in taken or self._names.get(request.name, envelope.signer) != envelope.signer:
             raise RemoteProtocolError(f"the name {request.name!r} is taken in this mesh; choose another --name")
         if member.roster.issuer(member.identity.id) is None:
             raise RemoteProtocolError("this node may not issue certificates")
@@ -126,14 +131,24 @@ class Issuer:
             certify(member.identity, member.roster, member.mesh_id, envelope.signer, request.name, ("member",), request.labels, now)
         except ValueError as error:
             raise RemoteProtocolError(str(error)) from None
-        roles = await asyncio.to_thread(self._store.spend_invite, request.secret, now.wall_ms)
-        if isinstance(roles, Refused):
-            raise RemoteProtocolError(roles.reason)
+        self._names[request.name] = envelope.signer
+        try:
+            roles = await asyncio.to_thread(self._spend, request, envelope.signer, now)
+        except BaseException:
+            del self._names[request.name]
+            raise
         certificate, leaf = certify(
             member.identity, member.roster, member.mesh_id, envelope.signer, request.name, roles, request.labels, now
         )
         seeds = (self._address, *(m.address for m in members if m.present))[:MAX_SEEDS]
         return pack(JoinReply(certificate, leaf, member.chain, seeds))
+
+    def _spend(self, request: JoinRequest, node: bytes, now: Instant) -> tuple[str, ...]:
+        roles = self._store.spend_invite(request.secret, now.wall_ms)
+        if isinstance(roles, Refused):
+            raise RemoteProtocolError(roles.reason)
+        self._store.write([Put("meta", {"key": NAME_KEY + request.name, "value": node})])
+        return roles
 
 
 def describe(member: Membership) -> str:

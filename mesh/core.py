@@ -221,6 +221,10 @@ class Mesh:
         own.take_claim((hello.claim, hello.certificate), now)
         if signer not in self.members:
             raise RemoteProtocolError("hello of a stranger")
+        held = self.members[signer]
+        if held.claim != hello.claim:
+            # It forgot what it claimed before (its state was restored), and has another session key now: tell it by TLS.
+            self._out.send_bulk(signer, source, Claims(((held.claim, held.certificate_data),)))
         own.heard_from(signer, now)
         if self.members[signer].alive.incarnation > known:
             own.tell_all((hello.claim, hello.certificate))

@@ -51,7 +51,7 @@ class Limits:
     bulk_bytes: int = 256 * 1024
     claim_bytes: int = 2048
     entry_bytes: int = 8192
-    members: int = 2000
+    members: int = 1500
     entries: int = 20_000
     feeds: int = 4000
     """Pairs of node and generation."""

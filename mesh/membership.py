@@ -114,8 +114,9 @@ class Membership:
     # -- sending -------------------------------------------------------------------------------------------------------
 
     def send(self, peer: bytes, message: Message) -> None:
-        """Send to a known member."""
-        self._out.send(peer, self.members[peer].address, message)
+        """Send to a known member; one that was cut off since has no session any more, and gets nothing."""
+        if self._context.sessions.knows(peer):
+            self._out.send(peer, self.members[peer].address, message)
 
     def greet(self, address: Address, to: bytes = b"") -> None:
         """Say hello to an address; whoever answers with our token becomes a member."""
@@ -347,8 +348,9 @@ class Membership:
         if state is None:
             self._out.after(("suspicion", node), now, self._limits.probe_interval_ms)
             # Others may hold it dead already and accuse no more: ask one of them what they know.
-            for other in self._context.choose([m.node for m in self.all() if m.state == "alive"], 1):
-                self.repair(other)
+            if self._out.once("repair", now, self._limits.probe_interval_ms):
+                for other in self._context.choose([m.node for m in self.all() if m.state == "alive"], 1):
+                    self.repair(other)
         elif member.state == "suspect" and now.boot_ns < member.suspected_ns + self._wait_ns(member) + hold_ns:
             self._out.timers.set(("suspicion", node), member.suspected_ns + self._wait_ns(member) + hold_ns)
         elif state != member.state:

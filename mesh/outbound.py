@@ -41,6 +41,10 @@ class Outbound:
         else:
             self.dropped["message too large to send"] += 1
 
+    def send_bulk(self, peer: bytes, address: Address, message: Message) -> None:
+        """Send by TLS whatever the size: to a peer whose session key we cannot know."""
+        self._effects.append(SendBulk(peer, address, encode(message)))
+
     def send_clear(self, address: Address, hello: bytes) -> None:
         """Send a hello."""
         self._effects.append(Send(address, hello))

@@ -19,7 +19,7 @@ class Stored:
     boot: int
     incarnation: int
     members: tuple[SignedClaim, ...] = ()
-    states: tuple[str, ...] = ()
-    """What each of ``members`` was when this node went down; alive where it is missing."""
     entries: tuple[bytes, ...] = ()
     seeds: tuple[Address, ...] = ()
+    states: tuple[str, ...] = ()
+    """What each of ``members`` was when this node went down; alive where it is missing."""

@@ -1,12 +1,34 @@
 """Invariants of DESIGN section 4, looked at from outside the nodes, in true time; as many as have something to check yet."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 
-from cloudisense.agent.entries import Intent, Outcome
+from cloudisense.agent.entries import Failed, Help, Intent, Outcome
 from cloudisense.agent.ledger import parse_body
+from cloudisense.agent.plan import Plan
+from cloudisense.keys.capability import Capability
+from cloudisense.keys.errors import RemoteProtocolError
 from cloudisense.mesh.feed import Entry
-from cloudisense.sim.world import World
+from cloudisense.sim.world import SimNode, World
+
+
+def h1_capability(world: World) -> list[str]:
+    """H1: no step runs without a capability for exactly its plan: what was measured and asked for, or the rest of it."""
+    problems: list[str] = []
+    for sim in world.nodes:
+        bodies = _bodies(_own(sim))
+        granted = {body.nonce: body for body in bodies if isinstance(body, Capability)}
+        candidates = {
+            (body.incident, c.steps[i:]) for body in bodies if isinstance(body, Help) for c in body.candidates for i in range(len(c.steps))
+        }
+        steps = {Plan(sim.member.identity.id, incident, rest, "", "").hash: rest for incident, rest in candidates}
+        intents = {(body.nonce, body.index): body.step for body in bodies if isinstance(body, Intent)}
+        for nonce, index in [(nonce, index) for host, nonce, index in world.ran if host == sim.name and sim.node is not None]:
+            plan = steps.get(granted[nonce].plan_hash, ()) if nonce in granted else ()
+            if plan[index : index + 1] != (intents.get((nonce, index)),):
+                problems.append(f"{sim.name} ran step {index} of {nonce.hex()} without a capability for it")
+    return problems
 
 
 def h2_no_step_twice(world: World) -> list[str]:
@@ -27,7 +49,7 @@ def h4_intent_and_outcome(world: World) -> list[str]:
     for sim in world.nodes:
         if sim.node is None:
             continue
-        own = [e for e in sim.node.mesh.feeds.all() if e.node == sim.member.identity.id]
+        own = _own(sim)
         intents, outcomes = _steps(own, Intent), _steps(own, Outcome)
         ran = {(nonce, step) for host, nonce, step in world.ran if host == sim.name}
         problems += [f"{sim.name} ran {key} without intent" for key in sorted(ran - intents)]
@@ -36,11 +58,18 @@ def h4_intent_and_outcome(world: World) -> list[str]:
 
 
 def h5_incidents_end(world: World) -> list[str]:
-    """H5: an incident ends, everywhere alike."""
+    """H5: an incident ends, everywhere alike; no fix repeats after it failed verification."""
     problems: list[str] = []
     for sim in world.nodes:
+        failed: set[tuple[str, str]] = set()
+        for body in _bodies(_own(sim)):
+            if isinstance(body, Failed):
+                failed.add((body.incident, body.signature))
+            elif isinstance(body, Help):
+                again = [c.signature for c in body.candidates if (body.incident, c.signature) in failed]
+                problems += [f"{sim.name} asks for {signature} again, which failed" for signature in again]
         for incident in sim.node.agent.incidents.values() if sim.node is not None else ():
-            if not incident.ended:
+            if not incident.over:
                 problems.append(f"{sim.name} still has incident {incident.id} {incident.state}")
     return problems
 
@@ -67,12 +96,26 @@ def f1_no_fork(world: World) -> list[str]:
     return problems
 
 
+def _own(sim: SimNode) -> list[Entry]:
+    """What a node has said, in order."""
+    return [e for e in sim.node.mesh.feeds.all() if e.node == sim.member.identity.id] if sim.node is not None else []
+
+
+def _bodies(entries: list[Entry]) -> list[object]:
+    """What they say; junk, as an adversary may write it, says nothing."""
+    bodies: list[object] = []
+    for entry in entries:
+        with contextlib.suppress(RemoteProtocolError):
+            bodies.append(parse_body(entry))
+    return bodies
+
+
 def _steps(entries: list[Entry], kind: type[Intent] | type[Outcome]) -> set[tuple[bytes, int]]:
-    bodies = [parse_body(entry) for entry in entries if entry.kind in ("intent", "outcome")]
-    return {(body.nonce, body.index) for body in bodies if isinstance(body, kind)}
+    return {(body.nonce, body.index) for body in _bodies(entries) if isinstance(body, kind)}
 
 
 CHECKERS: dict[str, Callable[[World], list[str]]] = {
+    "H1": h1_capability,
     "H2": h2_no_step_twice,
     "H3": h3_canaries,
     "H4": h4_intent_and_outcome,

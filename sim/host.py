@@ -30,6 +30,10 @@ class Host:
         self.paths = {path.path: path for path in paths}
         self.files: list[File] = []
         self.ran: list[Step] = []
+        self.useless: set[str] = set()
+        """Actions whose files a process still holds open: gone by name, and nothing is free."""
+        self.unreadable = ""
+        """Why the file system cannot be read, when it cannot."""
 
     def read(self) -> FileSystem:
         """What a probe reads."""
@@ -57,6 +61,8 @@ class Host:
         self.ran.append(step)
         freed = self.measure(step).frees_bytes
         gone = self._touched(step)
+        if step.action in self.useless:
+            return "done", f"{len(gone)} files", freed
         if step.action == "compress_logs":
             for file in gone:
                 file.size -= self._gain(step, file)

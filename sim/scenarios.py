@@ -7,7 +7,7 @@ from cloudisense.agent.catalogue import Action
 from cloudisense.agent.incident import Incident
 from cloudisense.mesh.instant import NS_PER_S
 from cloudisense.sim.checkers import violations
-from cloudisense.sim.host import MB, File
+from cloudisense.sim.host import MB, File, Host
 from cloudisense.sim.network import Weather
 from cloudisense.sim.world import World
 
@@ -30,21 +30,21 @@ class Result:
 def disk_full(seed: int, actions: tuple[Action, ...], nodes: int = 3) -> Result:
     """The flow of DESIGN section 1, twice: first a model ranks, then the fix history knows."""
     world = World(seed, actions, nodes)
-    _furnish(world)
+    furnish(world)
     return _twice(world, lambda: None)
 
 
 def lossy(seed: int, actions: tuple[Action, ...], nodes: int = 3) -> Result:
     """The same on a network that loses a tenth, doubles a tenth and reorders the rest."""
     world = World(seed, actions, nodes, Weather(loss=0.1, duplicate=0.1, delay_max_ns=30_000_000))
-    _furnish(world)
+    furnish(world)
     return _twice(world, lambda: None)
 
 
 def helper_dies(seed: int, actions: tuple[Action, ...], nodes: int = 3) -> Result:
     """The helper is killed as soon as it holds a capability, and comes back after the first healing."""
     world = World(seed, actions, nodes)
-    _furnish(world)
+    furnish(world)
     subject = world.nodes[0]
 
     def strike() -> None:
@@ -65,14 +65,20 @@ SCENARIOS: dict[str, Callable[[int, tuple[Action, ...], int], Result]] = {
 }
 
 
-def _furnish(world: World) -> None:
-    host = world.nodes[0].host
+def furnish(world: World) -> None:
+    """Give every host with a file system its files; some are canaries."""
+    for sim in world.nodes:
+        if sim.host.paths:
+            _files(sim.host)
+    world.canaries = {sim.name: sim.host.canaries() for sim in world.nodes}
+
+
+def _files(host: Host) -> None:
     host.files += [File("/vol/data", MB, 90 * 86_400, canary=True) for _ in range(8)]
     host.files += [File("/vol/cache", MB // 2, 3600) for _ in range(2)]
     host.files += [File("/vol/logs", MB, 86_400) for _ in range(3)]
     # A scratch file in use is new: a fix that takes everything would take it, too.
     host.files += [File("/vol/scratch", MB // 4, 60, canary=True) for _ in range(2)]
-    world.canaries = {sim.name: sim.host.canaries() for sim in world.nodes}
 
 
 def _twice(world: World, meanwhile: Callable[[], None]) -> Result:

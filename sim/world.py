@@ -1,6 +1,7 @@
 """Several nodes, the very code that runs on real hosts, in one process and in virtual time, from one seed (DESIGN section 3.5)."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cloudisense.agent.catalogue import Action, Catalogue, DeclaredPath
@@ -52,9 +53,9 @@ class SimNode:
 
 
 class World:
-    """``nodes`` hosts joined by one network. The first has the file system that breaks; the second has a model."""
+    """``nodes`` hosts joined by one network. The first ``subjects`` have a file system that breaks; the second has a model."""
 
-    def __init__(self, seed: int, actions: tuple[Action, ...], nodes: int = 3, weather: Weather | None = None) -> None:
+    def __init__(self, seed: int, actions: tuple[Action, ...], nodes: int = 3, weather: Weather | None = None, subjects: int = 1) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
         self.clock = Clock()
@@ -67,11 +68,10 @@ class World:
         self.ran: list[tuple[str, bytes, int]] = []
         """(host, nonce, step) of everything that any executor began, in true order."""
         for i in range(nodes):
-            self.nodes.append(self._make(i, actions))
+            self.nodes.append(self._make(i, actions, PATHS if i < subjects else ()))
 
-    def _make(self, i: int, actions: tuple[Action, ...]) -> SimNode:
+    def _make(self, i: int, actions: tuple[Action, ...], paths: tuple[DeclaredPath, ...]) -> SimNode:
         name = f"n{i + 1}"
-        paths = PATHS if i == 0 else ()
         host = Host("/vol", 64 * MB, paths)
         return SimNode(
             name,
@@ -118,6 +118,12 @@ class World:
         sim.disk.crash()
         self.trace.note(self.clock.now_ns, sim.name, "crash")
 
+    def command(self, sim: SimNode, do: Callable[[Node], object]) -> None:
+        """Make a running agent do something: an operator's command, or an adversary's word."""
+        if (node := sim.node) is not None:
+            node.command(lambda: do(node), self.clock.instant())
+            self._carry_out(sim)
+
     # -- effects -------------------------------------------------------------------------------------------------------
 
     def _carry_out(self, sim: SimNode) -> None:
@@ -153,7 +159,8 @@ class World:
                 self.trace.note(now_ns, sim.name, f"persist {[put.table for put in rows]}")
                 sim.disk.write(rows, lambda: self._event(sim, node, Persisted(token)))
             case Sample(token, _):
-                self._answer(sim, node, Sampled(token, sim.host.read()))
+                reading = None if sim.host.unreadable else sim.host.read()
+                self._answer(sim, node, Sampled(token, reading, sim.host.unreadable))
             case Estimate(token, steps):
                 self._answer(sim, node, Estimated(token, tuple(sim.host.measure(step) for step in steps)), 5 * NS_PER_MS)
             case RequestPlan(token, request):
@@ -165,7 +172,7 @@ class World:
                 self.trace.tell(now_ns, sim.name, topic, incident, text)
 
     def _run(self, sim: SimNode, node: Node, request: RunStep) -> None:
-        """The guard's part: admit, spend durably, run, answer."""
+        """The guard's part: admit, spend durably, run, answer. A crash may fall between any two of these."""
         if sim.gate is None:
             return
         admitted = sim.gate.admit(request, self.clock.instant())
@@ -174,12 +181,14 @@ class World:
             return
         step, nonce = admitted.step, _bytes(admitted.spent.row["nonce"])
 
-        def spent() -> None:
+        def run() -> None:
+            if sim.node is not node:
+                return
             self.ran.append((sim.name, nonce, request.index))
             verdict, detail, freed = sim.host.run(step, sim.catalogue)
             self._answer(sim, node, StepDone(request.token, verdict, detail, freed), 20 * NS_PER_MS)
 
-        sim.disk.write((admitted.spent,), spent)
+        sim.disk.write((admitted.spent,), lambda: self.clock.after(NS_PER_MS, run))
 
     def _think(self, request: PlanRequest) -> tuple[Ranking, int]:
         """A small model: slow, and no better than chance."""

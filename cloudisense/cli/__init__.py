@@ -2,7 +2,6 @@
 
 import sys
 
-import click
 import typer
 
 from cloudisense.cli import demo, llm, mesh, show, sim
@@ -23,14 +22,17 @@ app.add_typer(llm.app, name="llm")
 def main() -> None:
     """The entry point of ``cloudisense`` and ``python -m cloudisense``."""
     try:
-        code = app(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        sys.exit(2)
-    except click.UsageError as error:
-        where = error.ctx.command_path if error.ctx is not None else "cloudisense"
-        _fail(f"{error.format_message().rstrip('.')}; see {where} --help", 2)
-    except (click.Abort, KeyboardInterrupt):
+        code = app(standalone_mode=False, prog_name="cloudisense")
+    except typer.TyperException as error:
+        # Typer carries a click of its own; of its usage errors only this base is public.
+        words = error.format_message()
+        if words.startswith("Usage:"):  # no command was named, and this is the help
+            print(words)
+            sys.exit(error.exit_code)
+        context = getattr(error, "ctx", None)
+        where = context.command_path if context is not None else "cloudisense"
+        _fail(f"{words.rstrip('.')}; see {where} --help", error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
     except ValueError as error:
         _fail(str(error), 1)

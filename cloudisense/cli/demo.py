@@ -17,7 +17,7 @@ def demo(
     state: State = None,
     as_json: Json = False,
 ) -> None:
-    """Fill a real file system on one of three real agents, and watch the others help it, twice."""
+    """Watch three agents on this host heal a full disk, twice."""
     from cloudisense.demo.run import run_demo
 
     result = run_demo(planner, state, silent=as_json)

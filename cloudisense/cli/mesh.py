@@ -1,7 +1,9 @@
 """Commands that make and run a node: init, invite, join, up, leave."""
 
 import asyncio
+import contextlib
 import json
+import os
 import random
 import sys
 import time
@@ -11,7 +13,7 @@ from typing import Annotated
 import typer
 
 from cloudisense.agent.effects import Notify
-from cloudisense.cli.options import Json, State, print_json
+from cloudisense.cli.options import Json, State, plain, print_json
 from cloudisense.clock import read_clock
 from cloudisense.config import DEFAULT_PORT, Config, load_config, parse_address
 from cloudisense.home import Home, default_state, home_of, mesh_text
@@ -33,7 +35,7 @@ def init(state: State = None, name: Name = None, bind: Bind = None, as_json: Jso
     from cloudisense.joining import default_name, describe
 
     home = home_of(state)
-    text = _config_text(bind)
+    text = _config_text(home, bind)
     home.lock()
     member = home.found(name or default_name(), text, read_clock())
     if as_json:
@@ -100,10 +102,12 @@ def join(
     """Become a member of the mesh that made the invite."""
     from cloudisense.joining import default_name, describe
     from cloudisense.joining import join as join_mesh
+    from cloudisense.keys.invite import parse_token
 
     home = home_of(state)
     labels = tuple(_label(text) for text in label or ())
-    text = _config_text(bind)
+    parse_token(token)  # here too, so that a slip in copying leaves no folder behind
+    text = _config_text(home, bind)
     home.lock()
     member = asyncio.run(join_mesh(home, token, name or default_name(), labels, text))
     if as_json:
@@ -134,13 +138,13 @@ def up(
         if as_json:
             _say_json(Notify("up", "", f"{address[0]}:{address[1]}"))
         else:
-            print(f"up on {address[0]}:{address[1]}" + (f", model {model.name}" if model else ", no model"), flush=True)
+            _tell(f"up on {address[0]}:{address[1]}" + (f", model {model.name}" if model else ", no model"))
 
     asyncio.run(daemon.run(ready))
 
 
 def leave(state: State = None, as_json: Json = False) -> None:
-    """Tell the mesh that this node goes on purpose, and stop its agent."""
+    """Leave the mesh on purpose, and stop this node's agent."""
     from cloudisense.control import ask
 
     home = home_of(state)
@@ -157,12 +161,18 @@ def leave(state: State = None, as_json: Json = False) -> None:
 def _say(note: Notify) -> None:
     facts = dict(note.facts)
     by = f" ({facts['by']})" if "by" in facts else ""
-    print(f"{time.strftime('%H:%M:%S')} {note.topic:<12} {note.text}{by}", flush=True)
+    _tell(plain(f"{time.strftime('%H:%M:%S')} {note.topic:<12} {note.text}{by}"))
 
 
 def _say_json(note: Notify) -> None:
     line = {"at_ms": time.time_ns() // 1_000_000, "topic": note.topic, "incident": note.incident, "text": note.text, **dict(note.facts)}
-    print(json.dumps(line, ensure_ascii=False), flush=True)
+    _tell(json.dumps(line, ensure_ascii=False))
+
+
+def _tell(line: str) -> None:
+    """A line of the running agent on stdout. The log may lie on the very disk that is full, or its reader be gone: that costs the line."""
+    with contextlib.suppress(OSError):
+        os.write(sys.stdout.fileno(), line.encode(errors="replace") + b"\n")
 
 
 def _config(home: Home, path: Path | None) -> Config:
@@ -171,7 +181,7 @@ def _config(home: Home, path: Path | None) -> Config:
     return load_config(home.config) if home.config.exists() else Config()
 
 
-def _config_text(bind: str | None) -> str:
+def _config_text(home: Home, bind: str | None) -> str:
     """The first configuration of a node; checked, so that a bad ``--bind`` is found here."""
     from cloudisense.config import parse_config
 
@@ -188,6 +198,9 @@ bind = {json.dumps(bind or f"0.0.0.0:{DEFAULT_PORT}")}
 """
     if bind is not None:
         parse_config(text.encode(), "--bind")
+        if home.config.exists():
+            home.check_vacant()
+            raise ValueError(f"{home.config} is there already and stays as it is; write the address into its [mesh] bind, without --bind")
     return text
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cloudisense.cli.options import Json, State, print_json, print_table
+from cloudisense.cli.options import Json, State, plain, print_json, print_table
 from cloudisense.home import Home, home_of
 from cloudisense.keys.certificate import Certificate
 from cloudisense.keys.encoding import unpack
@@ -93,7 +93,7 @@ def incidents(
             print_json(rows[0])
         else:
             for key, value in rows[0].items():
-                print(f"{key:<16} {_words(key, value)}")
+                print(f"{key:<16} {plain(_words(key, value))}")
     elif as_json:
         print_json(rows)
     else:
@@ -110,7 +110,7 @@ def incidents(
 
 
 def history(state: State = None, as_json: Json = False) -> None:
-    """What was done about incidents, and whether it helped; newest first."""
+    """What was done about incidents, and whether it helped."""
     home = home_of(state)
     home.load()
     rows = _rows(home, "history", ("-at",))

@@ -22,7 +22,7 @@ def sim(
     trace: Annotated[bool, typer.Option("--trace", help="Print what the nodes said, with virtual time.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Replay a scenario in the simulator: every run of a seed is the same run."""
+    """Run the same nodes in virtual time; a seed replays exactly."""
     from cloudisense.host.catalogue import builtin_actions
     from cloudisense.sim.scenarios import SCENARIOS
 

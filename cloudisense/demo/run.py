@@ -72,10 +72,12 @@ def run_demo(planner: str | None, state: Path | None, silent: bool) -> dict[str,
 
 async def _play(planner: str | None, model: Model | None, story: Story) -> dict[str, Any]:
     listener = _Listener(story)
-    story.heading("Three agents, A, B and C, each a process with its own keys and state folder; B has a language model.")
+    has = "B has a language model" if model is not None else "no language model"
+    story.heading(f"Three agents, A, B and C, each a process with its own keys and state folder; {has}.")
     stage = Stage(PLANNERS[planner], "cache" if planner == "rules" else "temp", model.path if model else None, listener.event)
+    story.mount = str(stage.mount)
     async with stage:
-        story.line(f"one mesh over UDP and TLS on loopback; A has a file system of {VOLUME_MB} MB, {stage.used()} % used")
+        story.line(f"one mesh over UDP and TLS on loopback; A's disk: {VOLUME_MB} MB, {stage.used()} % used")
         if planner == "memory":
             await _run(stage, story, listener, "Rehearsal, so that there is something to remember: A's disk fills.")
         runs = [
@@ -95,6 +97,8 @@ async def _run(stage: Stage, story: Story, listener: _Listener, heading: str) ->
     before = stage.used()
     await stage.until(listener.over, RUN_S, "the incident did not end")
     after = stage.used()
+    # What an agent says can be heard before what it writes can be read.
+    await stage.until(lambda: bool(stage.incident(listener.incident).get("known_to_all_ms")), RUN_S, "the incident was not written down")
     row = stage.incident(listener.incident)
     names = {name: (await stage.status(name)).get("id", "") for name in stage.actors}
 

@@ -80,6 +80,11 @@ class Stage:
     # -- the volume, seen from outside ---------------------------------------------------------------------------------
 
     @property
+    def mount(self) -> Path:
+        """Where A sees its file system."""
+        return self._mount
+
+    @property
     def volume(self) -> Path:
         """A's file system, through A's own mount namespace (proc(5), /proc/PID/root)."""
         process = self.actors["a"].process
@@ -216,9 +221,11 @@ class Stage:
         """Wait until ``holds``. ``ValueError`` with the words ``otherwise`` when it does not in time."""
         deadline = time.monotonic() + seconds
         while not holds():
-            dead = [a.name for a in self.actors.values() if a.process is not None and a.process.returncode is not None]
-            if time.monotonic() > deadline or dead:
-                raise ValueError(f"{otherwise} within {seconds:.0f} s" + (f": agent {dead[0]} ended" if dead else ""))
+            dead = [a for a in self.actors.values() if a.process is not None and a.process.returncode is not None]
+            if dead:
+                raise ValueError(f"{otherwise}: agent {dead[0].name} ended: {dead[0].last_error or 'no word from it'}")
+            if time.monotonic() > deadline:
+                raise ValueError(f"{otherwise} within {seconds:.0f} s")
             await asyncio.sleep(0.02)
 
     async def status(self, name: str) -> dict[str, Any]:

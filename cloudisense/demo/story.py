@@ -1,5 +1,7 @@
 """Tells what the agents do while they do it: who, what, why, when."""
 
+import re
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -12,13 +14,13 @@ COLOURS = {"a": "cyan", "b": "magenta", "c": "yellow"}
 Words = Callable[[dict[str, Any]], str]
 
 TOLD: dict[tuple[str, str], tuple[str, Words]] = {
-    ("a", "alert"): ("bold red", lambda e: f"ALERT {e['text']} - signed, sent to every node"),
+    ("a", "alert"): ("bold red", lambda e: f"ALERT {e['text']}\nsigned, and sent to every node"),
     ("b", "alert"): ("dim", lambda e: "has A's alert"),
     ("c", "alert"): ("dim", lambda e: "has A's alert"),
-    ("a", "dropped"): ("dim", lambda e: f"cannot help: {e['text']}"),
-    ("a", "candidate"): ("", lambda e: f"could help: {e['text']}"),
+    ("a", "dropped"): ("dim", lambda e: f"no help: {_brief(e['text'])}"),
+    ("a", "candidate"): ("", lambda e: f"helps: {_brief(e['text'])}"),
     ("a", "help"): ("", lambda e: f"asks for a plan: {e['text']}"),
-    ("b", "thinking"): ("", lambda e: f"{e['text']} (on this host, in a process of its own) ..."),
+    ("b", "thinking"): ("", lambda e: f"{e['text']} ..."),
     ("b", "no plan"): ("red", lambda e: f"has no plan: {e['text']}"),
     ("a", "offer"): ("bold", lambda e: f"OFFER of {e['by'].upper()} by {e['planner']}: {e['plan']}\n{e['text']}"),
     ("a", "refused"): ("red", lambda e: f"REFUSED {e['text']}"),
@@ -27,23 +29,35 @@ TOLD: dict[tuple[str, str], tuple[str, Words]] = {
     ("a", "outcome"): ("", lambda e: f"gate: {e['text']}"),
     ("a", "measured"): ("dim", lambda e: f"measures again: {e['text']}"),
     ("a", "lapsed"): ("red", lambda e: e["text"]),
-    ("a", "failed"): ("bold red", lambda e: f"NOT HEALED by {e['plan']}: {e['text']} - this plan is out, the next one"),
-    ("a", "resolved"): ("bold green", lambda e: f"VERIFIED {e['text']}: fixed by {e['plan']} ({e['planner']})"),
+    ("a", "failed"): ("bold red", lambda e: f"NOT HEALED by {e['plan']}\n{e['text']}; this plan is out, the next one"),
+    ("a", "resolved"): ("bold green", lambda e: f"VERIFIED {e['text']}\nfixed by {e['plan']} ({e['planner']})"),
     ("a", "escalated"): ("bold red", lambda e: f"ESCALATED {e['text']}"),
     ("a", "cleared"): ("", lambda e: e["text"]),
     ("b", "resolved"): ("dim", lambda e: "remembers what worked"),
     ("c", "resolved"): ("dim", lambda e: "remembers what worked"),
     ("a", "known"): ("green", lambda e: e["text"]),
 }
-"""(who, topic) -> style and words. What is not here is not part of the story."""
+"""(who, topic) -> style and words; the lines after the first are asides. What is not here is not part of the story."""
+
+INDENT = 14
+
+
+def _brief(candidate: str) -> str:
+    """Without what the action's title explains: ``Delete files in scratch; newer ones stay: frees 3 MB``."""
+    return re.sub(r"(?:[,;] [^:]*)?: frees ", ": ", candidate)
 
 
 class Story:
-    """Prints to ``console``; silent without one. ``began_ms`` is when the fault of this run began, in Unix milliseconds."""
+    """Prints to ``console``; silent without one.
+
+    ``began_ms`` is when the fault of this run began, in Unix milliseconds. ``mount`` is where A's small file system lies:
+    paths are told from there.
+    """
 
     def __init__(self, console: Console | None) -> None:
         self._console = console
         self.began_ms = 0
+        self.mount = ""
 
     def heading(self, words: str) -> None:
         """A new chapter."""
@@ -63,11 +77,14 @@ class Story:
             return
         style, words = told
         seconds = f"{(event['at_ms'] - self.began_ms) / 1000:7.3f} s" if self.began_ms else " " * 9
-        for i, part in enumerate(words(event).splitlines()):
-            line = Text(f"{seconds}  " if i == 0 else " " * 11)
-            line.append(who.upper() if i == 0 else " ", style=f"bold {COLOURS[who]}")
-            line.append("  " + part, style=style if i == 0 else "italic")
-            self._console.print(line)
+        told_as = words(event).replace(" (bytes)", "")
+        if self.mount:
+            told_as = told_as.replace(f"{self.mount}/", "").replace(self.mount, "its disk")
+        head = Text(f"{seconds}  ").append(who.upper(), style=f"bold {COLOURS[who]}").append("  ")
+        for i, part in enumerate(told_as.splitlines()):
+            for piece in textwrap.wrap(part, max(20, self._console.width - INDENT)):
+                self._console.print(head.append(piece, style=style if i == 0 else "italic"))
+                head = Text(" " * INDENT)
 
     def table(self, runs: list[dict[str, Any]], healed: bool, canaries: bool) -> None:
         """The end: times of all runs beside each other."""

@@ -1,0 +1,47 @@
+"""What an agent may say, to whom, and for whom it may act."""
+
+import pytest
+
+from cloudisense.host.catalogue import builtin_actions
+from cloudisense.mesh.instant import NS_PER_S
+from cloudisense.sim.world import World
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    made = World(1, builtin_actions(), nodes=3)
+    made.nodes[2].member = made.mesh.member("n3", ("member",))
+    for sim in made.nodes:
+        made.start(sim)
+    made.clock.run(10 * NS_PER_S, lambda: False)
+    return made
+
+
+def speech(world: World):
+    node = world.nodes[0].node
+    assert node is not None
+    return node.agent._speech
+
+
+def test_names(world: World) -> None:
+    assert [speech(world).name_of(sim.member.identity.id) for sim in world.nodes] == ["n1", "n2", "n3"]
+    assert speech(world).name_of(bytes(32)) == "unknown"
+
+
+def test_only_actors_act(world: World) -> None:
+    assert [speech(world).may_act(sim.member.identity.id) for sim in world.nodes] == [True, True, False]
+    assert not speech(world).may_act(bytes(32))
+
+
+def test_who_is_gone_neither_acts_nor_is_present() -> None:
+    world = World(2, builtin_actions(), nodes=3)
+    for sim in world.nodes:
+        world.start(sim)
+    world.clock.run(10 * NS_PER_S, lambda: False)
+    gone = world.nodes[1].member.identity.id
+    assert speech(world).present(gone) and speech(world).may_act(gone)
+    world.crash(world.nodes[1])
+    world.clock.run(60 * NS_PER_S, lambda: False)
+    assert not speech(world).present(gone) and not speech(world).may_act(gone)
+    assert speech(world).present(world.nodes[0].member.identity.id)
+    assert not speech(world).present(bytes(32))
