@@ -7,16 +7,20 @@ from cloudisense.keys.certificate import check_certificate
 from cloudisense.keys.encoding import pack, unpack
 from cloudisense.keys.envelope import open_envelope, seal
 from cloudisense.keys.errors import RemoteProtocolError, invariant
+from cloudisense.keys.session import SessionKey
+from cloudisense.mesh.address import reachable
 from cloudisense.mesh.context import Context
 from cloudisense.mesh.dissemination import Piggyback, retransmit_limit
 from cloudisense.mesh.effects import Address, Put
-from cloudisense.mesh.events import MemberChanged
+from cloudisense.mesh.events import MemberChanged, NameConflict
 from cloudisense.mesh.flap import Flaps
 from cloudisense.mesh.instant import NS_PER_MS, Instant
 from cloudisense.mesh.member import (
+    GONE,
     LOST,
     PROBED,
     Alive,
+    Forgotten,
     Left,
     Member,
     Restarting,
@@ -25,12 +29,16 @@ from cloudisense.mesh.member import (
     accusation_counts,
     alive_wins,
     departure_counts,
+    forgetting_counts,
 )
 from cloudisense.mesh.silence import verdict
 from cloudisense.mesh.suspicion import accusers_needed, suspicion_ms
 from cloudisense.mesh.wire import Claims, Message, SignedClaim
 
 RETURN_GREETINGS = 64
+GONE_RANK = {"left": True, "forgotten": 2}
+DEPARTURE = "departure "
+"""``meta`` keys that begin so hold the claim with which a member left or was forgotten; its id in hex follows."""
 PARTITION_MS = 30_000
 """Deaths this young belong to the same cut when we find ourselves in a minority."""
 
@@ -87,7 +95,7 @@ class Membership:
 
     def minority(self) -> bool:
         """Do we see fewer than half of all that have not left? Then it is we who are cut off."""
-        total = 1 + sum(m.state != "left" for m in self.members.values())
+        total = 1 + sum(m.state not in GONE for m in self.members.values())
         return self.unsuspected() * 2 < total
 
     # -- sending -------------------------------------------------------------------------------------------------------
@@ -128,9 +136,12 @@ class Membership:
             if claims := self.ride_along():
                 self.send(node, Claims(claims))
 
-    def ride_along(self) -> tuple[SignedClaim, ...]:
-        """Claims for the next message, as many as fit."""
-        return self._piggyback.take(self._limits.datagram_bytes - 64, retransmit_limit(self._limits, len(self.members) + 1))
+    def ride_along(self, peer: bytes = b"") -> tuple[SignedClaim, ...]:
+        """Claims for the next message, as many as fit; first what ``peer`` is accused of, so that it can refute (Lifeguard, IV-C)."""
+        member = self.members.get(peer)
+        buddy = ((member.accusation, b""),) if member is not None and member.evidence and member.accusation else ()
+        room = self._limits.datagram_bytes - 64 - sum(len(claim) + 8 for claim, _ in buddy)
+        return buddy + self._piggyback.take(room, retransmit_limit(self._limits, len(self.members) + 1))
 
     def _spread(self, subject: bytes, author: bytes, claim: SignedClaim) -> None:
         self._piggyback.add(subject, author, claim)
@@ -160,6 +171,8 @@ class Membership:
                 self._take_departure(unpack(body, Left, self._limits.claim_bytes), kind, claim[0], now)
             case "restarting":
                 self._take_departure(unpack(body, Restarting, self._limits.claim_bytes), kind, claim[0], now)
+            case "forgotten":
+                self._take_forgotten(unpack(body, Forgotten, self._limits.claim_bytes), claim[0], now)
             case _:
                 raise RemoteProtocolError("unknown claim")
 
@@ -167,7 +180,7 @@ class Membership:
         """The content of an alive claim, its signature and form checked. Raises ``RemoteProtocolError``."""
         envelope = open_envelope(claim, self._context.mesh_id, "alive", self._limits.claim_bytes)
         alive = unpack(envelope.body, Alive, self._limits.claim_bytes)
-        if envelope.signer != alive.node or len(alive.session_public) != 32 or not 0 < alive.port < 65536 or len(alive.host) > 255:
+        if envelope.signer != alive.node or len(alive.session_public) != 32 or not reachable((alive.host, alive.port)):
             raise RemoteProtocolError("malformed alive claim")
         return alive
 
@@ -182,7 +195,8 @@ class Membership:
             raise RemoteProtocolError("certificate of another node")
         if known is None and len(self.members) >= self._limits.members:
             raise RemoteProtocolError("too many members")
-        self._context.sessions.learn(alive.node, alive.session_public, now)
+        same_boot = known is not None and known.alive.boot == alive.boot
+        self._context.sessions.learn(alive.node, alive.session_public, now, same_boot)
         before = known.state if known is not None else None
         if known is not None and before == "suspect" and self._overdue(known, now):
             self._flaps.held(alive.node, now)
@@ -195,6 +209,12 @@ class Membership:
         self._changed(member, before in LOST if before else False)
         if before not in ("alive", "suspect"):
             self._out.tell(MemberChanged(alive.node, "alive"))
+            self._out.tell(*(NameConflict(alive.node, other) for other in self._namesakes(member)))
+
+    def _namesakes(self, member: Member) -> list[bytes]:
+        """Who else is here under this name; two issuers that did not know of each other can bring that about."""
+        own = [self._context.id] if member.alive.name == self._context.stored.name else []
+        return own + [m.node for m in self.all() if m.present and m.alive.name == member.alive.name and m.node != member.node]
 
     def _take_suspect(self, heard: Suspect, claim: bytes, now: Instant) -> None:
         accuser = self.members.get(heard.accuser)
@@ -204,7 +224,7 @@ class Membership:
             # Whoever says so, present or not: it may be us who were cut off.
             if heard.incarnation >= self.incarnation and not self._leaving:
                 self._check_signer(claim, "suspect", heard.accuser)
-                self._refute(heard.accuser)
+                self._claim_anew(heard.accuser)
             return
         known = self.members.get(heard.accused)
         if known is not None and accuser.present and accusation_counts(known, heard):
@@ -212,6 +232,17 @@ class Membership:
             self._accused(known, heard.accuser, heard.evidence, claim, now)
             if self._is_confirmer(known.node):
                 self.confirm(known.node, now)
+        elif known is not None and accuser.present and known.state == "dead" and heard.incarnation == known.alive.incarnation:
+            self._second(known, heard.accuser, now)
+
+    def _second(self, member: Member, accuser: bytes, now: Instant) -> None:
+        """``accuser`` restarted or is new, and sees alone what we concluded long ago: bear it out, or see again for ourselves."""
+        if not self._out.once(("second", member.node, accuser), now, self._limits.probe_interval_ms):
+            return
+        if self._context.id in member.evidence:
+            self.send(accuser, Claims(((self._accusation(member, member.evidence[self._context.id]), b""),)))
+        elif self._is_confirmer(member.node):
+            self.confirm(member.node, now)
 
     def _take_departure(self, heard: Left | Restarting, kind: str, claim: bytes, now: Instant) -> None:
         known = self.members.get(heard.node)
@@ -220,13 +251,43 @@ class Membership:
         self._check_signer(claim, kind, heard.node)
         self._spread(heard.node, heard.node, (claim, b""))
         known.departure = claim
+        if kind == "left":
+            self._keep_departure(known)
         self.set_state(known, "left" if kind == "left" else "agent_down", now)
+
+    def _take_forgotten(self, heard: Forgotten, claim: bytes, now: Instant) -> None:
+        known = self.members.get(heard.node)
+        ours = heard.node == self._context.id and heard.incarnation >= self.incarnation and not self._leaving
+        if not ours and (known is None or not forgetting_counts(known, heard)):
+            return
+        signer = open_envelope(claim, self._context.mesh_id, "forgotten", self._limits.claim_bytes).signer
+        roster = self._context.trust.roster
+        if signer not in roster.operators or roster.is_revoked(signer):
+            raise RemoteProtocolError("claim without the role")
+        if known is None:
+            self._claim_anew()  # it is us, and here we are
+            return
+        known.departure = claim
+        self._keep_departure(known)
+        self._piggyback.drop(known.node)
+        self._spread(known.node, known.node, (claim, b""))
+        self.set_state(known, "forgotten", now)
+
+    def _keep_departure(self, member: Member) -> None:
+        """So that a restart, which believes every stored claim at first, does not bring the member back."""
+        self._out.persist((Put("meta", {"key": DEPARTURE + member.node.hex(), "value": member.departure}),))
 
     def _check_signer(self, claim: bytes, kind: str, signer: bytes) -> None:
         if open_envelope(claim, self._context.mesh_id, kind, self._limits.claim_bytes).signer != signer:
             raise RemoteProtocolError("claim in another's name")
 
-    def _refute(self, accuser: bytes) -> None:
+    def rekey(self) -> None:
+        """Go over to a new session key, published in a new claim; the old one opens for two more minutes (DESIGN section 3.1)."""
+        if not self._leaving:
+            key = SessionKey.generate(self._context.rng)
+            self._claim_anew(first=lambda now: self._context.sessions.rotate(key, now))
+
+    def _claim_anew(self, accuser: bytes = b"", first: Callable[[Instant], None] = lambda now: None) -> None:
         """We are alive: claim one incarnation more, durably first, so that no later boot can claim a lower one.
 
         One more than our own, not than the accusation's: a forged height would exhaust the counter.
@@ -234,7 +295,12 @@ class Membership:
         self.incarnation += 1
         incarnation = self.incarnation
         row = Put("meta", {"key": "incarnation", "value": incarnation.to_bytes(8, "big")})
-        self._out.persist((row,), lambda _: self._announce(incarnation, accuser))
+
+        def durable(now: Instant) -> None:
+            first(now)
+            self._announce(incarnation, accuser)
+
+        self._out.persist((row,), durable)
 
     def _announce(self, incarnation: int, accuser: bytes) -> None:
         if incarnation == self.incarnation:
@@ -247,7 +313,7 @@ class Membership:
         invariant(self.incarnation > 0, "an incarnation was made durable before the first claim")
         stored = self._context.stored
         host, port = stored.address
-        public = self._context.session_key.public
+        public = self._context.sessions.key.public
         return self._seal("alive", Alive(self._context.id, stored.name, host, port, self.incarnation, stored.boot, public))
 
     def _seal(self, kind: str, body: object) -> bytes:
@@ -258,6 +324,9 @@ class Membership:
     def accuse(self, member: Member, evidence: str, now: Instant) -> None:
         """Our own probe of ``member`` met ``evidence``: say so to everyone, the accused first (Lifeguard section IV-C)."""
         claim = self._accusation(member, evidence)
+        if member.state == "dead" and self._context.id not in member.evidence:
+            member.evidence[self._context.id] = evidence
+            self.tell_all((claim, b""))
         if not accusation_counts(member, unpack_suspect(claim, self._limits.claim_bytes)):
             return
         self.send(member.node, Claims(((claim, b""),)))
@@ -275,6 +344,7 @@ class Membership:
             member.evidence = {}
             member.suspected_ns = now.boot_ns
         member.evidence[accuser] = evidence
+        member.accusation = claim
         self._spread(member.node, accuser, (claim, b""))
         if member.state == "alive":
             member.suspected_ns = now.boot_ns
@@ -306,6 +376,8 @@ class Membership:
         state = verdict(member.evidence, accusers_needed(self.unsuspected()))
         hold_ns = self._flaps.hold_ms(node, now) * NS_PER_MS
         if state is None:
+            # Those who were to confirm did not: beyond the same cut, or it is well and has not heard of the accusation.
+            self.confirm(node, now)
             self._out.after(("suspicion", node), now, self._limits.probe_interval_ms)
         elif member.state == "suspect" and now.boot_ns < member.suspected_ns + self._wait_ns(member) + hold_ns:
             self._out.timers.set(("suspicion", node), member.suspected_ns + self._wait_ns(member) + hold_ns)
@@ -327,14 +399,20 @@ class Membership:
             if member.state == "suspect":
                 member.suspected_ns = now.boot_ns
                 self._wait_for(member)
+            elif member.state == "stalled":
+                member.lost_ns = now.boot_ns
+                self._out.after(("suspicion", member.node), now, self._limits.stalled_ms)
 
     def heard_from(self, node: bytes, now: Instant) -> None:
         """A member that is not simply alive here speaks."""
         member = self.members[node]
+        member.heard = True
         if member.state == "unreachable":
             member.evidence = {}
             self.set_state(member, "alive", now)
-        elif member.state in ("dead", "agent_down", "stalled") and self._out.once(("accuse", node), now, self._limits.probe_interval_ms):
+        elif member.state in ("dead", "agent_down", "stalled", "forgotten") and self._out.once(
+            ("accuse", node), now, self._limits.probe_interval_ms
+        ):
             # Only its own word counts, so tell it: it refutes, and is alive again for everybody.
             self.send(node, Claims(((self._accusation(member, "silent"), b""),)))
 
@@ -364,7 +442,7 @@ class Membership:
             "since_ms": member.since_ms,
         }
         self._out.persist((Put("members", row),))
-        value = item_hash([member.node, member.alive.incarnation, member.state == "left"])
+        value = item_hash([member.node, member.alive.incarnation, GONE_RANK.get(member.state, False)])
         self.known_sum += value - self._summed.get(member.node, 0)
         self._summed[member.node] = value
         if returned:
@@ -373,8 +451,9 @@ class Membership:
 
     def _is_confirmer(self, accused: bytes) -> bool:
         """Is it on us to check this accusation? The same few nodes are chosen everywhere (rendezvous hashing)."""
-        nodes = [self._context.id, *(n for n in self.present() if n != accused)]
-        chosen = sorted(nodes, key=lambda node: hashlib.sha256(accused + node).digest())[: self._limits.confirmers]
+        # Who is suspected may be beyond the same cut; and one of those chosen may be the accuser.
+        nodes = [self._context.id, *(m.node for m in self.all() if m.state == "alive" and m.node != accused)]
+        chosen = sorted(nodes, key=lambda node: hashlib.sha256(accused + node).digest())[: self._limits.confirmers + 1]
         return self._context.id in chosen
 
     # -- the roster ----------------------------------------------------------------------------------------------------
@@ -383,7 +462,7 @@ class Membership:
         """The roster has changed: cut off whoever it revokes."""
         roster = self._context.trust.roster
         for member in self.all():
-            if (roster.is_revoked(member.node) or roster.is_revoked(member.certificate.issuer)) and member.state != "left":
+            if (roster.is_revoked(member.node) or roster.is_revoked(member.certificate.issuer)) and member.state not in GONE:
                 self._context.sessions.forget(member.node)
                 self.set_state(member, "left", now)
 
