@@ -86,9 +86,12 @@ class Daemon:
         ready(self._bound)
         self._node.start(read_clock())
         self._carry_out()
+        lan = await self._discover() if self._config.mesh.discovery else None
         try:
             await self._stopping.wait()
         finally:
+            if lan is not None:
+                await lan.close()
             await control.close()
             await self._close()
 
@@ -151,6 +154,22 @@ class Daemon:
         if self._config.mesh.advertise_address is not None:
             return self._config.mesh.advertise_address
         return (own_addresses(self._bound[0])[0], self._bound[1])
+
+    async def _discover(self) -> Any:
+        """Look for members on the LAN; without multicast we go on, and say so."""
+        from cloudisense.net.lan import LanDiscovery
+
+        def found(address: Address) -> None:
+            self._node.command(lambda: self._node.mesh.greet(address), read_clock())
+            self._carry_out()
+
+        lan = LanDiscovery(self._member.mesh_id, self._member.identity.id, self._reachable(), found)
+        try:
+            await lan.start()
+        except (OSError, RuntimeError, ValueError) as error:
+            self._say(Notify("lan", "", f"no discovery on the LAN: {error}"))
+            return None
+        return lan
 
     def _admit(self, node: bytes) -> bool:
         return not self._node.mesh.roster.is_revoked(node)
