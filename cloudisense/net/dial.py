@@ -214,6 +214,8 @@ def _unreachable(address: Address, error: Exception, secret_kept: bool = True) -
         return ValueError(f"{shown} refused the connection: no agent listens there; is it up, and is the port right?")
     if isinstance(error, (ConnectionResetError, aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError)):
         return (Busy if secret_kept else ValueError)(f"{shown} ended the connection; it is not a CloudiSENSE agent, or a very busy one")
+    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, ConnectionResetError):
+        return Busy(f"{shown} ended the connection before it stood; it is very busy")
     if isinstance(error, OSError):
         return ValueError(f"{shown} cannot be reached: {error.strerror or error}")
     return ValueError(f"{shown} answered, but it is not a CloudiSENSE agent")
