@@ -31,8 +31,9 @@ from cloudisense.agent.words import megabytes, percent
 from cloudisense.keys.capability import Capability
 from cloudisense.keys.errors import LocalProtocolError, RemoteProtocolError
 from cloudisense.keys.given import Rng
+from cloudisense.keys.identity import node_text
 from cloudisense.mesh.core import Mesh
-from cloudisense.mesh.events import DirectReceived, EntryArrived, EntryDelivered, MemberChanged, RosterChanged
+from cloudisense.mesh.events import DirectReceived, EntryArrived, EntryDelivered, MemberChanged, NameConflict, RosterChanged
 from cloudisense.mesh.feed import Entry, Reference
 from cloudisense.mesh.instant import Instant
 from cloudisense.mesh.outbound import News
@@ -88,6 +89,10 @@ class Agent:
                 if state in ("dead", "left", "agent_down"):
                     self._coordinator.lost(node, now)
                     self._orphaned(node, now)
+            case NameConflict(node, other):
+                name = self._speech.name_of(node)
+                words = f"two nodes are called {name}: {node_text(node)[:12]} and {node_text(other)[:12]}; rename one by joining it anew"
+                self._requests.notify("name", "", words, node=name)
             case RosterChanged(number):
                 self._requests.notify("roster", "", f"roster {number} holds now", number=number)
             case DirectReceived(peer, body):

@@ -26,11 +26,16 @@ Where = tuple[str | int, ...]
 
 
 class MeshConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``[mesh]``: where to listen, how peers reach us, whom to try first. UDP and TCP use the same port."""
+    """``[mesh]``: where to listen, how peers reach us, whom to try first. UDP and TCP use the same port.
+
+    ``profile``: the periods, for one site or for several. ``discovery``: announce ourselves on the LAN and look for peers there.
+    """
 
     bind: str = f"0.0.0.0:{DEFAULT_PORT}"
     advertise: str | None = None
     seeds: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
+    profile: Literal["lan", "wan"] = "lan"
+    discovery: bool = False
 
     @property
     def bind_address(self) -> Address:

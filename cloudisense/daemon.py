@@ -37,12 +37,14 @@ from cloudisense.keys.identity import node_text
 from cloudisense.keys.tls import private_pem
 from cloudisense.llm.models import Model
 from cloudisense.llm.planner import ModelPlanner, PlannerFailed
+from cloudisense.mesh.address import address_text, reachable
 from cloudisense.mesh.core import Event as MeshEvent
 from cloudisense.mesh.core import Mesh
 from cloudisense.mesh.effects import Address, Knock, Persist, Send, SendBulk
 from cloudisense.mesh.events import Knocked, Persisted, PortRefused, SendFailed
 from cloudisense.mesh.instant import NS_PER_S, Instant
-from cloudisense.mesh.limits import Limits
+from cloudisense.mesh.limits import PROFILES
+from cloudisense.mesh.membership import DEPARTURE
 from cloudisense.mesh.stored import Stored
 from cloudisense.net.knock import knock
 from cloudisense.net.streams import StreamClient, StreamServer, TlsOwn
@@ -97,6 +99,10 @@ class Daemon:
             await control.start()
             opened.push_async_callback(control.close)
             ready(self._bound)
+            if self._config.mesh.discovery:
+                lan = await self._discover()
+                if lan is not None:
+                    opened.push_async_callback(lan.close)
             await self._stopping.wait()
         if self._broken is not None:
             raise self._broken
@@ -109,7 +115,10 @@ class Daemon:
             address=self._reachable(),
             boot=boot,
             incarnation=incarnation,
-            members=tuple((bytes(row["claim"]), bytes(row["certificate"])) for row in self._store.rows("members", order_by=["node"])),
+            members=(
+                *((bytes(row["claim"]), bytes(row["certificate"])) for row in self._store.rows("members", order_by=["node"])),
+                *((bytes(row["value"]), b"") for row in self._store.rows("meta", order_by=["key"]) if row["key"].startswith(DEPARTURE)),
+            ),
             states=tuple(row["state"] for row in self._store.rows("members", order_by=["node"])),
             entries=tuple(bytes(row["data"]) for row in self._store.rows("entries", order_by=["node", "generation", "number"])),
             seeds=tuple(dict.fromkeys((*self._seeds, *member.seeds))),
@@ -118,7 +127,7 @@ class Daemon:
         mode |= {"disruptive": config.mode.disruptive, "destructive": config.mode.destructive}
         settings = Settings(mode=mode, planners=config.agent.planners, model=self._model is not None, sample_ms=config.agent.sample_ms)
         rng = random.SystemRandom()
-        mesh = Mesh(member.identity, member.certificate, member.chain, Limits(), rng, stored)
+        mesh = Mesh(member.identity, member.certificate, member.chain, PROFILES[config.mesh.profile], rng, stored)
         guard_boot = secrets.token_bytes(16)
         self._guard = Guard(member.identity.id, member.mesh_id, guard_boot, self._catalogue, mode, self._store)
         self._issuer = Issuer(member, self._store, stored.address)
@@ -163,6 +172,21 @@ class Daemon:
         if self._config.mesh.advertise_address is not None:
             return self._config.mesh.advertise_address
         return (own_addresses(self._bound[0])[0], self._bound[1])
+
+    async def _discover(self) -> Any:
+        """Look for members on the LAN; without multicast we go on, and say so."""
+        from cloudisense.net.lan import LanDiscovery
+
+        def found(address: Address) -> None:
+            self._do(lambda now: self._node.command(lambda: self._node.mesh.greet(address), now))
+
+        lan = LanDiscovery(self._member.mesh_id, self._member.identity.id, self._reachable(), found)
+        try:
+            await lan.start()
+        except (OSError, RuntimeError, ValueError) as error:
+            self._say(Notify("lan", "", f"no discovery on the LAN: {error}"))
+            return None
+        return lan
 
     def _admit(self, node: bytes) -> bool:
         return not self._node.mesh.roster.is_revoked(node)
@@ -304,14 +328,25 @@ class Daemon:
                 self._do(lambda now: self._node.command(self._node.mesh.leave, now))
                 asyncio.get_running_loop().call_later(GOODBYE_S, self._stopping.set)
                 return {"left": True}
+            case _ if word.startswith("forget "):
+                return self._forget(bytes.fromhex(word.removeprefix("forget ")))
             case _:
                 return {"error": f"unknown command {word!r}"}
+
+    def _forget(self, claim: bytes) -> dict[str, Any]:
+        try:
+            self._node.command(lambda: self._node.mesh.forget(claim, read_clock()), read_clock())
+        except RemoteProtocolError as error:
+            return {"error": error.reason}
+        self._carry_out()
+        return {"forgotten": True}
 
     def _status(self) -> dict[str, Any]:
         mesh = self._node.mesh
         dropped = {**mesh.dropped, **self._server.dropped, **self._udp.dropped, **self._udp.errors, **self._client.errors}
         return status_of(self._member) | {
-            "address": f"{self._bound[0]}:{self._bound[1]}",
+            "address": address_text(self._reachable()),
+            "bound": address_text(self._bound),
             "members": len(mesh.present()) + 1,
             "mode": self._config.mode.reversible,
             "model": self._model.name if self._model is not None else None,
@@ -353,11 +388,17 @@ def status_of(member: Membership) -> dict[str, Any]:
 
 def own_addresses(bound: str) -> list[str]:
     """IP addresses at which this host can be reached when it listens on ``bound``; never empty."""
-    if not ipaddress.ip_address(bound).is_unspecified:
+    listens = ipaddress.ip_address(bound)
+    if not listens.is_unspecified:
         return [bound]
-    found = [address.address for addresses in psutil.net_if_addrs().values() for address in addresses if address.family.name == "AF_INET"]
-    outside = sorted(address for address in found if not ipaddress.ip_address(address).is_loopback)
-    return outside or ["127.0.0.1"]
+    # IPv4 first: a socket on :: takes both, a peer's on 0.0.0.0 only that. Link-local addresses mean nothing elsewhere.
+    families = ("AF_INET",) if listens.version == 4 else ("AF_INET", "AF_INET6")
+    given = [address for addresses in psutil.net_if_addrs().values() for address in addresses]
+    for family in families:
+        found = (address.address for address in given if address.family.name == family)
+        if outside := sorted(host for host in found if reachable((host, 1)) and not ipaddress.ip_address(host).is_loopback):
+            return outside
+    return ["127.0.0.1" if listens.version == 4 else "::1"]
 
 
 async def _resolved(seeds: tuple[Address, ...]) -> tuple[Address, ...]:

@@ -24,13 +24,14 @@ from cloudisense.keys.tls import node_of
 from cloudisense.mesh.effects import Address, Put
 from cloudisense.mesh.instant import Instant
 from cloudisense.mesh.member import Member
-from cloudisense.net.streams import fetch_roster, send_join
+from cloudisense.net.streams import Busy, fetch_roster, send_join
 from cloudisense.store import Store
 
 REQUEST_BYTES = 8192
 REPLY_BYTES = 1 << 20
 MAX_SEEDS = 16
 NAME_KEY = "name/"
+BUSY_ATTEMPTS = 5
 
 
 class JoinRequest(msgspec.Struct, frozen=True, array_like=True):
@@ -65,7 +66,7 @@ async def join(home: Home, text: str, name: str, labels: tuple[tuple[str, str], 
     problems: list[str] = []
     for address in token.addresses:
         try:
-            reply, identity = await _ask(token, address, name, labels)
+            reply, identity = await _ask_patiently(token, address, name, labels)
         except _Unreachable as error:
             problems.append(str(error))
             continue
@@ -77,9 +78,23 @@ class _Unreachable(Exception):
     """This address led nowhere; the next one may."""
 
 
+async def _ask_patiently(token: Token, address: Address, name: str, labels: tuple[tuple[str, str], ...]) -> tuple[JoinReply, Identity]:
+    """A fleet that joins at once meets a busy issuer: come back a little later, each at its own time."""
+    for attempt in range(BUSY_ATTEMPTS):
+        try:
+            return await _ask(token, address, name, labels)
+        except Busy as error:
+            if attempt == BUSY_ATTEMPTS - 1:
+                raise _Unreachable(str(error)) from None
+            await asyncio.sleep(random.uniform(0.2, 1.0) * (attempt + 1))
+    raise AssertionError("unreachable")
+
+
 async def _ask(token: Token, address: Address, name: str, labels: tuple[tuple[str, str], ...]) -> tuple[JoinReply, Identity]:
     try:
         server, leaf, chain = await fetch_roster(address)
+    except Busy:
+        raise
     except ValueError as error:
         raise _Unreachable(str(error)) from None
     try:

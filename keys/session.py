@@ -170,8 +170,10 @@ class Sessions:
         """Whether ``seal(peer, ...)`` can work."""
         return peer in self._peers
 
-    def learn(self, peer: NodeId, session_public: bytes, now: Now) -> None:
+    def learn(self, peer: NodeId, session_public: bytes, now: Now, same_boot: bool = False) -> None:
         """Take ``session_public`` from an accepted ``alive`` claim of ``peer``. The key before it opens for two more minutes.
+
+        With ``same_boot`` the peer has not restarted, so it still holds what it knew of us.
 
         Cheap: nothing is derived before it is needed. Raises ``RemoteProtocolError("bad session key")`` or ``("too many peers")``.
         """
@@ -194,7 +196,8 @@ class Sessions:
             self._claim(peer, key_id(public))
         known.old_public, known.old_id, known.old_until_ns = known.public, known.id, now.boot_ns + OLD_KEY_GOOD_NS
         known.public, known.id = public, key_id(public)
-        known.seals_to_old = False  # most likely it restarted, and a new boot knows only our newest claim
+        if not same_boot:
+            known.seals_to_old = False  # it restarted, and a new boot knows only our newest claim
 
     def forget(self, peer: NodeId) -> None:
         """Drop all keys of ``peer``; nothing happens when there are none."""

@@ -75,6 +75,7 @@ class Mesh:
         self._out.seen(now)
         self._membership.start(now)
         self._detector.start(now)
+        self._next_key(now)
 
     def handle_datagram(self, data: bytes, source: Address, now: Instant) -> None:
         """One datagram as it came from the socket."""
@@ -173,6 +174,15 @@ class Mesh:
         if peer in self.members:
             self._membership.send(peer, Direct(body))
 
+    def greet(self, address: Address) -> None:
+        """Somebody of this mesh may be at ``address``: find out."""
+        self._membership.greet(address)
+
+    def forget(self, claim: bytes, now: Instant) -> None:
+        """An operator's signed ``Forgotten``. Raises ``RemoteProtocolError``."""
+        self._membership.take_claim((claim, b""), now)
+        self._membership.tell_all((claim, b""))
+
     def restart(self) -> None:
         """Say that only the agent stops, and only for a moment."""
         self._membership.restart()
@@ -251,12 +261,20 @@ class Mesh:
         self._membership.heard_from(peer, now)
         self._handlers[type(message)](peer, message, now)
 
+    def _next_key(self, now: Instant) -> None:
+        """Not with the others: a pair that changes both its keys at the same moment has to greet anew."""
+        rekey_ms = self._limits.rekey_ms
+        self._out.after("rekey", now, rekey_ms + self._context.rng.randrange(rekey_ms // 10 + 1))
+
     def _timer(self, name: object, now: Instant) -> None:
         match name:
             case "probe":
                 self._detector.period(now)
             case "gossip":
                 self._membership.gossip(now)
+            case "rekey":
+                self._membership.rekey()
+                self._next_key(now)
             case ("probe", int(sequence)):
                 self._detector.probe_late(sequence, now)
             case ("suspicion", bytes(node)):

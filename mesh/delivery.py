@@ -14,7 +14,9 @@ from cloudisense.mesh.effects import Put
 from cloudisense.mesh.events import EntryArrived, EntryDelivered, RosterChanged
 from cloudisense.mesh.feed import Entry, Feeds, Reference, parse_entry
 from cloudisense.mesh.instant import Instant
-from cloudisense.mesh.membership import Membership, item_hash
+from cloudisense.mesh.member import GONE
+from cloudisense.mesh.membership import Membership
+from cloudisense.mesh.table import item_hash
 from cloudisense.mesh.wire import Claims, Got, Push, PushPull, Relay, Rosters, SignedClaim
 
 REFERENCES_PER_GOT = 16
@@ -178,7 +180,7 @@ class Delivery:
     def push_pull(self, peer: bytes, reply: bool) -> None:
         """Tell ``peer`` in brief all that we know; it sends what we lack, and the same in return if ``reply``."""
         membership = self._membership
-        heads = tuple((m.node, m.alive.incarnation, m.state == "left") for m in membership.all())
+        heads = tuple((m.node, m.alive.incarnation, m.state in GONE) for m in membership.all())
         own = ((membership.claim, self._context.certificate),)
         membership.send(peer, PushPull(own, heads, self.feeds.vector(), len(self._context.trust.chain), reply))
 
@@ -201,7 +203,8 @@ class Delivery:
             incarnation, left = theirs.get(member.node, (0, False))
             if member.node != peer and incarnation < member.alive.incarnation:
                 claims.append((member.claim, member.certificate_data))
-            if member.state == "left" and member.departure and not (left and incarnation >= member.alive.incarnation):
+            known = left and incarnation >= member.alive.incarnation and member.state == "left"
+            if member.state in GONE and member.departure and not known:  # their head does not tell left from forgotten
                 claims.append((member.departure, b""))
             elif member.state != "alive":
                 claims += self._membership.accusations(member)

@@ -6,6 +6,7 @@ from cloudisense.mesh.awareness import Awareness
 from cloudisense.mesh.context import Context
 from cloudisense.mesh.effects import Address
 from cloudisense.mesh.instant import NS_PER_MS, Instant
+from cloudisense.mesh.member import GONE
 from cloudisense.mesh.membership import Membership
 from cloudisense.mesh.probe import Probe, Prober
 from cloudisense.mesh.wire import Ack, Nack, Ping, PingRequest
@@ -57,12 +58,14 @@ class Detector:
         # Buddy system (Lifeguard section IV-C): who is suspected hears of it with the very next ping.
         accusations = self._membership.accusations(self._membership.members[probe.target])
         self._membership.send(probe.target, Ping(probe.sequence, self._digest(), accusations + self._membership.ride_along(accusations)))
-        self._out.after(("probe", probe.sequence), now, self.awareness.scale(self._limits.probe_timeout_ms))
+        # A relay's nack has to be back in the asker's time, however ill the relay is: it says only that the relay runs.
+        wait_ms = self._limits.probe_timeout_ms
+        self._out.after(("probe", probe.sequence), now, wait_ms if probe.relayed_for else self.awareness.scale(wait_ms))
 
     def _greet_lost(self, now: Instant) -> None:
         """Heal forever: one lost member, or one silent seed, per period; after ten minutes with more patience."""
         stored = self._context.stored
-        known = {m.address for m in self._membership.members.values()}
+        known = {m.address for m in self._membership.members.values() if m.state not in GONE}
         due = [m for m in self._membership.lost() if self._is_due(m.lost_ns, m.tried_ns, now)]
         seeds = [seed for seed in stored.seeds if seed not in known and seed != stored.address]
         places: list[tuple[Address, bytes]] = [*((m.address, m.node) for m in due), *((seed, b"") for seed in seeds)]
@@ -135,7 +138,8 @@ class Detector:
         if member is None:
             del self._prober.open[probe.sequence]
             return
-        relays = [n for n in self._membership.present() if n != probe.target]
+        # Whom nobody suspects: in a cut the others would not answer, and their silence would count as our own illness.
+        relays = [m.node for m in self._membership.all() if m.state == "alive" and m.node != probe.target]
         probe.asked = tuple(self._context.choose(relays, self._limits.indirect_probes))
         for relay in probe.asked:
             self._membership.send(relay, PingRequest(probe.sequence, probe.target))

@@ -56,6 +56,14 @@ class MemberChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class NameConflict:
+    """``node`` is here under the name of ``other``, which is present as well (see ``mesh.naming``)."""
+
+    node: bytes
+    other: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class RosterChanged:
     """A newer roster holds now; whoever it revokes is cut off here already."""
 

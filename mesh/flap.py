@@ -19,7 +19,7 @@ class Flaps:
 
     def failed(self, node: bytes, now: Instant) -> None:
         """``node`` was declared failed."""
-        if len(self._failures) >= self.limits.members:
+        if node not in self._failures and len(self._failures) >= self.limits.members:
             del self._failures[min(self._failures, key=lambda n: (self._failures[n][0], n))]
         self._failures[node] = (now.boot_ns, self._row(node, now) + 1)
 

@@ -14,7 +14,7 @@ class Limits:
     indirect_probes: int = 3
     hurried_probes: int = 3
     """Probes started at once after one failed, so that a partition is seen whole and not one member a period."""
-    suspicion_ms: int = 1400
+    suspicion_ms: int = 1200
     """Times max(1, log10 n): the shortest suspicion, with ``confirmers`` that agree."""
     suspicion_max_mult: int = 4
     """Suspicion starts this much longer than its minimum and shortens as others confirm (Lifeguard, section IV-B)."""
@@ -51,13 +51,16 @@ class Limits:
     bulk_bytes: int = 256 * 1024
     claim_bytes: int = 2048
     entry_bytes: int = 8192
+    rekey_ms: int = 12 * 3_600_000
+    """How long one session key is used; up to a tenth longer, so that a fleet started at once does not change at once."""
     members: int = 1500
     entries: int = 20_000
     feeds: int = 4000
     """Pairs of node and generation."""
     relayed_probes: int = 256
-    hellos_per_source_s: int = 20
-    hellos_s: int = 200
+    hellos_per_source_s: int = 120
+    """A fleet behind one address (NAT, loopback) greets at once: 50 joins are 100 hellos. An answer costs about 0.1 ms."""
+    hellos_s: int = 240
     sources: int = 1024
 
 

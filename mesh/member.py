@@ -12,13 +12,15 @@ import msgspec
 from cloudisense.keys.certificate import Certificate
 from cloudisense.mesh.effects import Address
 
-State = Literal["alive", "suspect", "agent_down", "stalled", "dead", "left", "unreachable"]
+State = Literal["alive", "suspect", "agent_down", "stalled", "dead", "left", "unreachable", "forgotten"]
 
 PRESENT: frozenset[str] = frozenset({"alive", "suspect"})
 """Counted on: told news, asked to relay, waited for."""
 PROBED: frozenset[str] = PRESENT | {"agent_down", "stalled"}
 LOST: frozenset[str] = frozenset({"dead", "unreachable"})
 """Not probed, but greeted now and then, for ever."""
+GONE: frozenset[str] = frozenset({"left", "forgotten"})
+"""Left alone. Kept, because their entries are still checked, and no old claim may bring them back."""
 
 
 class Alive(msgspec.Struct, frozen=True, array_like=True):
@@ -56,6 +58,13 @@ class Restarting(msgspec.Struct, frozen=True, array_like=True):
     incarnation: int
 
 
+class Forgotten(msgspec.Struct, frozen=True, array_like=True):
+    """Signed by an operator: ``node`` does not come back, at least not under ``incarnation``."""
+
+    node: bytes
+    incarnation: int
+
+
 @dataclass(slots=True)
 class Member:
     """One other node. ``since_ms`` is Unix time of the last change of state, by our clock."""
@@ -75,8 +84,10 @@ class Member:
     lost_ns: int = 0
     tried_ns: int = 0
     mismatches: int = 0
+    heard: bool = False
+    """It spoke to us itself under this claim; others' word for it may be old."""
     departure: bytes = b""
-    """The signed word with which it left."""
+    """The signed word with which it left, or with which an operator had it forgotten."""
     left_at: int = 0
     """The incarnation that it left with."""
 
@@ -103,6 +114,11 @@ def accusation_counts(known: Member, claim: Suspect) -> bool:
     return probed and known.evidence.get(claim.accuser) != claim.evidence
 
 
+def forgetting_counts(known: Member, claim: Forgotten) -> bool:
+    """Nobody whom we hear is forgotten, and nothing that it claimed later."""
+    return not (known.present and known.heard) and known.state != "forgotten" and claim.incarnation >= known.alive.incarnation
+
+
 def departure_counts(known: Member, claim: Left | Restarting) -> bool:
     """A leave is final for its incarnation; so is the announcement of a restart, until the next one."""
-    return known.state != "left" and claim.incarnation >= known.alive.incarnation
+    return known.state not in GONE and claim.incarnation >= known.alive.incarnation

@@ -1,23 +1,25 @@
 """Who is there: the member table, the claims that change it, and what follows from accusations (DESIGN section 3.2)."""
 
-import hashlib
-import ipaddress
 from collections.abc import Callable
 
 from cloudisense.keys.certificate import check_certificate
 from cloudisense.keys.encoding import pack, unpack
 from cloudisense.keys.envelope import open_envelope, seal
 from cloudisense.keys.errors import RemoteProtocolError, invariant
+from cloudisense.keys.session import SessionKey
+from cloudisense.mesh.address import reachable
 from cloudisense.mesh.context import Context
 from cloudisense.mesh.dissemination import Piggyback, retransmit_limit
 from cloudisense.mesh.effects import Address, Put
-from cloudisense.mesh.events import MemberChanged
+from cloudisense.mesh.events import MemberChanged, NameConflict
 from cloudisense.mesh.flap import Flaps
 from cloudisense.mesh.instant import NS_PER_MS, Instant
 from cloudisense.mesh.member import (
+    GONE,
     LOST,
     PROBED,
     Alive,
+    Forgotten,
     Left,
     Member,
     Restarting,
@@ -26,38 +28,39 @@ from cloudisense.mesh.member import (
     accusation_counts,
     alive_wins,
     departure_counts,
+    forgetting_counts,
 )
 from cloudisense.mesh.silence import verdict
 from cloudisense.mesh.suspicion import accusers_needed, suspicion_ms
+from cloudisense.mesh.table import MemberTable
 from cloudisense.mesh.wire import Claims, Message, SignedClaim
 
 RETURN_GREETINGS = 64
 ACCUSATIONS = 3
 """Accusations against one member that are told to those who may not know them: one more than a death needs."""
 MAX_INCARNATION = 2**63
+DEPARTURE = "departure "
+"""``meta`` keys that begin so hold the claim with which a member left or was forgotten; its id in hex follows."""
 PARTITION_MS = 30_000
 """Deaths this young belong to the same cut when we find ourselves in a minority."""
 
 
-class Membership:
-    """The member table.
+class Membership(MemberTable):
+    """What changes the member table: claims, accusations, departures.
 
     ``confirm`` is asked to probe a member at once, because another accuses it; ``repair`` exchanges all that is known with one.
     """
 
     def __init__(self, context: Context) -> None:
-        self.members: dict[bytes, Member] = {}
+        super().__init__()
         self.incarnation = context.stored.incarnation
         self.confirm: Callable[[bytes, Instant], None] = lambda node, now: None
         self.repair: Callable[[bytes], None] = lambda peer: None
-        self.known_sum = 0
-        """Sum over members of a hash of what each claims; part of the digest."""
         self._context = context
         self._out = context.out
         self._limits = context.limits
         self._piggyback = Piggyback()
         self._flaps = Flaps(context.limits)
-        self._summed: dict[bytes, int] = {}
         self._leaving = False
         self.claim = self._own_claim()
 
@@ -78,38 +81,13 @@ class Membership:
         for (claim, _), state in zip(stored.members, stored.states, strict=False):
             node = unpack(unpack(claim, tuple[str, bytes, bytes, bytes], self._limits.claim_bytes)[1], Alive, self._limits.claim_bytes).node
             member = self.members.get(node)
-            if member is not None and state == "left":
+            if member is None or member.state in GONE:
+                continue
+            if state == "left":
                 member.left_at = member.alive.incarnation
                 self.set_state(member, "left", now)
-            elif member is not None and state not in ("", "alive", "suspect"):
+            elif state not in ("", "alive", "suspect"):
                 self.set_state(member, "dead", now)
-
-    # -- who is there --------------------------------------------------------------------------------------------------
-
-    def all(self) -> list[Member]:
-        """Every other node ever heard of, sorted by id."""
-        return [self.members[node] for node in sorted(self.members)]
-
-    def present(self) -> list[bytes]:
-        """Members that are counted on, sorted, without ourselves."""
-        return [member.node for member in self.all() if member.present]
-
-    def probed(self) -> list[bytes]:
-        """Members that are worth a probe, sorted."""
-        return [member.node for member in self.all() if member.state in PROBED]
-
-    def lost(self) -> list[Member]:
-        """Members that are only greeted, sorted."""
-        return [member for member in self.all() if member.state in LOST]
-
-    def unsuspected(self) -> int:
-        """How many could accuse: ourselves and every member that nobody accuses."""
-        return 1 + sum(m.state == "alive" for m in self.members.values())
-
-    def minority(self) -> bool:
-        """Do we see fewer than half of all that have not left? Then it is we who are cut off."""
-        total = 1 + sum(m.state != "left" for m in self.members.values())
-        return self.unsuspected() * 2 < total
 
     # -- sending -------------------------------------------------------------------------------------------------------
 
@@ -187,6 +165,8 @@ class Membership:
                 self._take_departure(unpack(body, Left, self._limits.claim_bytes), kind, claim[0], now)
             case "restarting":
                 self._take_departure(unpack(body, Restarting, self._limits.claim_bytes), kind, claim[0], now)
+            case "forgotten":
+                self._take_forgotten(unpack(body, Forgotten, self._limits.claim_bytes), claim[0], now)
             case _:
                 raise RemoteProtocolError("unknown claim")
 
@@ -195,7 +175,7 @@ class Membership:
         envelope = open_envelope(claim, self._context.mesh_id, "alive", self._limits.claim_bytes)
         alive = unpack(envelope.body, Alive, self._limits.claim_bytes)
         numbers = 0 < alive.port < 65536 and 0 < alive.incarnation < MAX_INCARNATION and 0 <= alive.boot < MAX_INCARNATION
-        if envelope.signer != alive.node or len(alive.session_public) != 32 or not numbers or not is_host(alive.host):
+        if envelope.signer != alive.node or len(alive.session_public) != 32 or not numbers or not reachable((alive.host, alive.port)):
             raise RemoteProtocolError("malformed alive claim")
         return alive
 
@@ -213,7 +193,8 @@ class Membership:
             raise RemoteProtocolError("certificate of another node")
         if known is None and len(self.members) >= self._limits.members:
             raise RemoteProtocolError("too many members")
-        self._context.sessions.learn(alive.node, alive.session_public, now)
+        same_boot = known is not None and known.alive.boot == alive.boot
+        self._context.sessions.learn(alive.node, alive.session_public, now, same_boot)
         before = known.state if known is not None else None
         if known is not None and before == "suspect" and self._overdue(known, now):
             self._flaps.held(alive.node, now)
@@ -226,6 +207,12 @@ class Membership:
         self._changed(member, before in LOST if before else False)
         if before != "alive":
             self._out.tell(MemberChanged(alive.node, "alive"))
+            self._out.tell(*(NameConflict(alive.node, other) for other in self._namesakes(member)))
+
+    def _namesakes(self, member: Member) -> list[bytes]:
+        """Who else is here under this name; two issuers that did not know of each other can bring that about."""
+        own = [self._context.id] if member.alive.name == self._context.stored.name else []
+        return own + [m.node for m in self.all() if m.present and m.alive.name == member.alive.name and m.node != member.node]
 
     def _heard_ourselves(self, heard: Alive, claim: bytes, now: Instant) -> None:
         """Peers hold a claim of ours that we forgot: our state was restored from an older copy. Claim above it."""
@@ -233,7 +220,7 @@ class Membership:
             self.check_alive(claim)
             if self._out.once(("forgotten", heard.node), now, self._limits.probe_interval_ms):
                 self.incarnation = heard.incarnation
-                self._refute(heard.node)
+                self._claim_anew(heard.node)
 
     def _take_suspect(self, heard: Suspect, claim: bytes, now: Instant) -> None:
         accuser = self.members.get(heard.accuser)
@@ -243,14 +230,25 @@ class Membership:
             # Whoever says so, present or not: it may be us who were cut off.
             if heard.incarnation == self.incarnation and not self._leaving:
                 self._check_signer(claim, "suspect", heard.accuser)
-                self._refute(heard.accuser)
+                self._claim_anew(heard.accuser)
             return
         known = self.members.get(heard.accused)
         if known is not None and accuser.present and accusation_counts(known, heard):
             self._check_signer(claim, "suspect", heard.accuser)
             self._accused(known, heard.accuser, heard.evidence, claim, now)
-            if self._is_confirmer(known.node):
+            if self.is_confirmer(self._context.id, known.node, self._limits.confirmers):
                 self.confirm(known.node, now)
+        elif known is not None and accuser.present and known.state == "dead" and heard.incarnation == known.alive.incarnation:
+            self._second(known, heard.accuser, now)
+
+    def _second(self, member: Member, accuser: bytes, now: Instant) -> None:
+        """``accuser`` restarted or is new, and sees alone what we concluded long ago: bear it out, or see again for ourselves."""
+        if not self._out.once(("second", member.node, accuser), now, self._limits.probe_interval_ms):
+            return
+        if self._context.id in member.evidence:
+            self.send(accuser, Claims(((self._accusation(member, member.evidence[self._context.id]), b""),)))
+        elif self.is_confirmer(self._context.id, member.node, self._limits.confirmers):
+            self.confirm(member.node, now)
 
     def _take_departure(self, heard: Left | Restarting, kind: str, claim: bytes, now: Instant) -> None:
         known = self.members.get(heard.node)
@@ -259,13 +257,43 @@ class Membership:
         self._check_signer(claim, kind, heard.node)
         self._spread(heard.node, heard.node, (claim, b""))
         known.departure, known.left_at = claim, heard.incarnation
+        if kind == "left":
+            self._keep_departure(known)
         self.set_state(known, "left" if kind == "left" else "agent_down", now)
+
+    def _take_forgotten(self, heard: Forgotten, claim: bytes, now: Instant) -> None:
+        known = self.members.get(heard.node)
+        ours = heard.node == self._context.id and heard.incarnation >= self.incarnation and not self._leaving
+        if not ours and (known is None or not forgetting_counts(known, heard)):
+            return
+        signer = open_envelope(claim, self._context.mesh_id, "forgotten", self._limits.claim_bytes).signer
+        roster = self._context.trust.roster
+        if signer not in roster.operators or roster.is_revoked(signer):
+            raise RemoteProtocolError("claim without the role")
+        if known is None:
+            self._claim_anew()  # it is us, and here we are
+            return
+        known.departure = claim
+        self._keep_departure(known)
+        self._piggyback.drop(known.node)
+        self._spread(known.node, known.node, (claim, b""))
+        self.set_state(known, "forgotten", now)
+
+    def _keep_departure(self, member: Member) -> None:
+        """So that a restart, which believes every stored claim at first, does not bring the member back."""
+        self._out.persist((Put("meta", {"key": DEPARTURE + member.node.hex(), "value": member.departure}),))
 
     def _check_signer(self, claim: bytes, kind: str, signer: bytes) -> None:
         if open_envelope(claim, self._context.mesh_id, kind, self._limits.claim_bytes).signer != signer:
             raise RemoteProtocolError("claim in another's name")
 
-    def _refute(self, accuser: bytes) -> None:
+    def rekey(self) -> None:
+        """Go over to a new session key, published in a new claim; the old one opens for two more minutes (DESIGN section 3.1)."""
+        if not self._leaving:
+            key = SessionKey.generate(self._context.rng)
+            self._claim_anew(first=lambda now: self._context.sessions.rotate(key, now))
+
+    def _claim_anew(self, accuser: bytes = b"", first: Callable[[Instant], None] = lambda now: None) -> None:
         """We are alive: claim one incarnation more, durably first, so that no later boot can claim a lower one.
 
         One more than our own, not than the accusation's: a forged height would exhaust the counter.
@@ -273,7 +301,12 @@ class Membership:
         self.incarnation += 1
         incarnation = self.incarnation
         row = Put("meta", {"key": "incarnation", "value": incarnation.to_bytes(8, "big")})
-        self._out.persist((row,), lambda _: self._announce(incarnation, accuser))
+
+        def durable(now: Instant) -> None:
+            first(now)
+            self._announce(incarnation, accuser)
+
+        self._out.persist((row,), durable)
 
     def _announce(self, incarnation: int, accuser: bytes) -> None:
         if incarnation == self.incarnation and not self._leaving:
@@ -286,7 +319,7 @@ class Membership:
         invariant(self.incarnation > 0, "an incarnation was made durable before the first claim")
         stored = self._context.stored
         host, port = stored.address
-        public = self._context.session_key.public
+        public = self._context.sessions.key.public
         return self._seal("alive", Alive(self._context.id, stored.name, host, port, self.incarnation, stored.boot, public))
 
     def _seal(self, kind: str, body: object) -> bytes:
@@ -297,6 +330,9 @@ class Membership:
     def accuse(self, member: Member, evidence: str, now: Instant) -> None:
         """Our own probe of ``member`` met ``evidence``: say so to everyone, the accused first (Lifeguard section IV-C)."""
         claim = self._accusation(member, evidence)
+        if member.state == "dead" and self._context.id not in member.evidence:
+            member.evidence[self._context.id] = evidence
+            self.tell_all((claim, b""))
         if not accusation_counts(member, unpack_suspect(claim, self._limits.claim_bytes)):
             return
         self.send(member.node, Claims(((claim, b""),)))
@@ -346,6 +382,8 @@ class Membership:
         state = verdict(member.evidence, accusers_needed(self.unsuspected()))
         hold_ns = self._flaps.hold_ms(node, now) * NS_PER_MS
         if state is None:
+            # Those who were to confirm did not: beyond the same cut, or it is well and has not heard of the accusation.
+            self.confirm(node, now)
             self._out.after(("suspicion", node), now, self._limits.probe_interval_ms)
             # Others may hold it dead already and accuse no more: ask one of them what they know.
             if self._out.once("repair", now, self._limits.probe_interval_ms):
@@ -371,14 +409,20 @@ class Membership:
             if member.state == "suspect":
                 member.suspected_ns = now.boot_ns
                 self._wait_for(member)
+            elif member.state == "stalled":
+                member.lost_ns = now.boot_ns
+                self._out.after(("suspicion", member.node), now, self._limits.stalled_ms)
 
     def heard_from(self, node: bytes, now: Instant) -> None:
         """A member that is not simply alive here speaks."""
         member = self.members[node]
+        member.heard = True
         if member.state == "unreachable":
             member.evidence, member.accusations = {}, {}
             self.set_state(member, "alive", now)
-        elif member.state in ("dead", "agent_down", "stalled") and self._out.once(("accuse", node), now, self._limits.probe_interval_ms):
+        elif member.state in ("dead", "agent_down", "stalled", "forgotten") and self._out.once(
+            ("accuse", node), now, self._limits.probe_interval_ms
+        ):
             # Only its own word counts, so tell it: it refutes, and is alive again for everybody.
             self.send(node, Claims(((self._accusation(member, "silent"), b""),)))
 
@@ -408,18 +452,10 @@ class Membership:
             "since_ms": member.since_ms,
         }
         self._out.persist((Put("members", row),))
-        value = item_hash([member.node, member.alive.incarnation, member.state == "left"])
-        self.known_sum += value - self._summed.get(member.node, 0)
-        self._summed[member.node] = value
+        self.sum_up(member)
         if returned:
             for other in self.lost()[:RETURN_GREETINGS]:
                 self.greet(other.address, other.node)
-
-    def _is_confirmer(self, accused: bytes) -> bool:
-        """Is it on us to check this accusation? The same few nodes are chosen everywhere (rendezvous hashing)."""
-        nodes = [self._context.id, *(n for n in self.present() if n != accused)]
-        chosen = sorted(nodes, key=lambda node: hashlib.sha256(accused + node).digest())[: self._limits.confirmers]
-        return self._context.id in chosen
 
     # -- the roster ----------------------------------------------------------------------------------------------------
 
@@ -427,25 +463,11 @@ class Membership:
         """The roster has changed: cut off whoever it revokes."""
         roster = self._context.trust.roster
         for member in self.all():
-            if (roster.is_revoked(member.node) or roster.is_revoked(member.certificate.issuer)) and member.state != "left":
+            if (roster.is_revoked(member.node) or roster.is_revoked(member.certificate.issuer)) and member.state not in GONE:
                 self._context.sessions.forget(member.node)
                 self.set_state(member, "left", now)
-
-
-def is_host(text: str) -> bool:
-    """Whether a member may be at ``text``: the IP address of one host, never a name to look up nor a crowd."""
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return not (address.is_multicast or address.is_unspecified)
 
 
 def unpack_suspect(claim: bytes, limit: int) -> Suspect:
     """The content of an accusation, unchecked."""
     return unpack(unpack(claim, tuple[str, bytes, bytes, bytes], limit)[1], Suspect, limit)
-
-
-def item_hash(item: object) -> int:
-    """Eight bytes for a digest that is a sum, so that it can be kept up instead of being computed anew."""
-    return int.from_bytes(hashlib.sha256(pack(item)).digest()[:8], "big")

@@ -20,6 +20,7 @@ from cloudisense.mesh.effects import Address, Knock, Persist, Put, Send, SendBul
 from cloudisense.mesh.events import Knocked, Persisted, PortRefused
 from cloudisense.mesh.instant import NS_PER_MS, NS_PER_S
 from cloudisense.mesh.limits import Limits
+from cloudisense.mesh.membership import DEPARTURE
 from cloudisense.mesh.stored import Stored
 from cloudisense.sim.clock import Clock
 from cloudisense.sim.disk import Disk
@@ -98,7 +99,10 @@ class World:
             address=sim.address,
             boot=sim.boot,
             incarnation=incarnation,
-            members=tuple((_bytes(row["claim"]), _bytes(row["certificate"])) for row in sim.disk.rows("members")),
+            members=(
+                *((_bytes(row["claim"]), _bytes(row["certificate"])) for row in sim.disk.rows("members")),
+                *((_bytes(value), b"") for key, value in sorted(meta.items()) if str(key).startswith(DEPARTURE)),
+            ),
             states=tuple(str(row["state"]) for row in sim.disk.rows("members")),
             entries=tuple(_bytes(row["data"]) for row in entries),
             seeds=(self.nodes[0].address,),

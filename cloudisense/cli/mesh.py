@@ -18,6 +18,7 @@ from cloudisense.clock import read_clock
 from cloudisense.config import DEFAULT_PORT, Config, load_config, parse_address
 from cloudisense.home import Home, default_state, home_of, mesh_text
 from cloudisense.keys.identity import node_text
+from cloudisense.mesh.address import address_text
 
 Name = Annotated[str | None, typer.Option("--name", help="This node's name; default: this host's.")]
 Bind = Annotated[str | None, typer.Option("--bind", help=f"IP address and port to listen on; default 0.0.0.0:{DEFAULT_PORT}.")]
@@ -85,7 +86,7 @@ def invite(
     finally:
         store.close()
     if as_json:
-        print_json({"token": token, "uses": uses, "expires_ms": expires_ms, "addresses": [f"{h}:{p}" for h, p in addresses]})
+        print_json({"token": token, "uses": uses, "expires_ms": expires_ms, "addresses": [address_text(address) for address in addresses]})
     else:
         print(token)
         print(f"good for {uses} node{'s' if uses > 1 else ''} and {expires}; on the new host: cloudisense join TOKEN", file=sys.stderr)
@@ -136,9 +137,9 @@ def up(
 
     def ready(address: tuple[str, int]) -> None:
         if as_json:
-            _say_json(Notify("up", "", f"{address[0]}:{address[1]}"))
+            _say_json(Notify("up", "", address_text(address)))
         else:
-            _tell(f"up on {address[0]}:{address[1]}" + (f", model {model.name}" if model else ", no model"))
+            _tell(f"up on {address_text(address)}" + (f", model {model.name}" if model else ", no model"))
 
     asyncio.run(daemon.run(ready))
 

@@ -11,8 +11,10 @@ from cloudisense.home import Home, home_of
 from cloudisense.keys.certificate import Certificate
 from cloudisense.keys.encoding import unpack
 from cloudisense.keys.envelope import read_envelope
-from cloudisense.keys.identity import node_text
+from cloudisense.keys.identity import node_text, parse_node_text
+from cloudisense.mesh.address import address_text
 from cloudisense.mesh.member import Alive
+from cloudisense.mesh.naming import shown_names
 from cloudisense.store import Store
 
 CLAIM_BYTES = 4096
@@ -58,6 +60,7 @@ def members(state: State = None, as_json: Json = False) -> None:
     rows = [
         _member(row["node"], read_envelope(row["claim"]).body, row["certificate"], row["state"], row["since_ms"])
         for row in _rows(home, "members", ("node",))
+        if row["state"] != "forgotten"
     ]
     certificate = unpack(read_envelope(own.certificate).body, Certificate, CLAIM_BYTES)
     me = {
@@ -70,7 +73,7 @@ def members(state: State = None, as_json: Json = False) -> None:
         "roles": list(certificate.roles),
         "labels": dict(certificate.labels),
     }
-    rows = sorted([me, *rows], key=lambda row: row["name"])
+    rows = _distinct([me | {"begins_ms": certificate.not_before_ms}, *rows])
     if as_json:
         print_json(rows)
     else:
@@ -142,13 +145,20 @@ def _member(node: bytes, claim: bytes, certificate: bytes, state: str, since_ms:
     return {
         "id": node_text(node),
         "name": alive.name,
-        "address": f"{alive.host}:{alive.port}",
+        "address": address_text((alive.host, alive.port)),
         "state": state,
         "incarnation": alive.incarnation,
         "since_ms": since_ms,
         "roles": list(content.roles),
         "labels": dict(content.labels),
+        "begins_ms": content.not_before_ms,
     }
+
+
+def _distinct(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows sorted by the name to show."""
+    shown = shown_names((parse_node_text(row["id"]), row["name"], row.pop("begins_ms")) for row in rows)
+    return sorted(({**row, "name": shown[parse_node_text(row["id"])]} for row in rows), key=lambda row: row["name"])
 
 
 def _when(ms: int) -> str:

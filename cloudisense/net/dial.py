@@ -18,6 +18,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from cloudisense.keys.encoding import unpack
 from cloudisense.keys.errors import RemoteProtocolError
 from cloudisense.keys.tls import host_name, node_of
+from cloudisense.mesh.address import address_text as _shown
 from cloudisense.mesh.effects import Address
 from cloudisense.net.contexts import TlsOwn, client_context, first_contact_context
 
@@ -137,8 +138,8 @@ def _reason(error: Exception) -> str:
     return "disconnected" if isinstance(error, aiohttp.ClientConnectionError) else "protocol"
 
 
-def _shown(address: Address) -> str:
-    return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
+class Busy(ValueError):
+    """The peer has no room for us now, and has done nothing: try again in a moment."""
 
 
 async def fetch_roster(address: Address, timeout_s: float = CONNECT_TIMEOUT_S) -> tuple[bytes, bytes, list[bytes]]:
@@ -183,9 +184,9 @@ async def _ask(address: Address, leaf_der: bytes, method: str, path: str, body: 
         except aiohttp.ServerFingerprintMismatch:
             raise ValueError(f"{_shown(address)} showed another key than a moment ago; nothing was sent to it") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _unreachable(address, error) from None
+            raise _unreachable(address, error, secret_kept=body is None) from None
     if response.status == 429:
-        raise ValueError(f"{_shown(address)} has had too many join attempts from here; try again in a minute")
+        raise Busy(f"{_shown(address)} has had too many join attempts from here; try again in a minute")
     if answer is None or response.status not in (200, 400):
         raise ValueError(f"{_shown(address)} answered, but not as a CloudiSENSE agent does (status {response.status})")
     if response.status == 400:
@@ -203,7 +204,7 @@ async def _read_answer(response: aiohttp.ClientResponse, limit: int) -> bytes | 
     return bytes(answer)
 
 
-def _unreachable(address: Address, error: Exception) -> ValueError:
+def _unreachable(address: Address, error: Exception, secret_kept: bool = True) -> ValueError:
     shown = _shown(address)
     if isinstance(error, TimeoutError):
         return ValueError(f"{shown} did not answer in time; is it the right address, and does a firewall let TCP and UDP through?")
@@ -212,7 +213,9 @@ def _unreachable(address: Address, error: Exception) -> ValueError:
     if isinstance(error, ConnectionRefusedError):
         return ValueError(f"{shown} refused the connection: no agent listens there; is it up, and is the port right?")
     if isinstance(error, (ConnectionResetError, aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError)):
-        return ValueError(f"{shown} ended the connection; it is not a CloudiSENSE agent, or a very busy one")
+        return (Busy if secret_kept else ValueError)(f"{shown} ended the connection; it is not a CloudiSENSE agent, or a very busy one")
+    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, ConnectionResetError):
+        return Busy(f"{shown} ended the connection before it stood; it is very busy")
     if isinstance(error, OSError):
         return ValueError(f"{shown} cannot be reached: {error.strerror or error}")
     return ValueError(f"{shown} answered, but it is not a CloudiSENSE agent")

@@ -21,10 +21,10 @@ from cloudisense.keys.encoding import pack
 from cloudisense.keys.errors import RemoteProtocolError
 from cloudisense.keys.tls import node_of
 from cloudisense.net.contexts import TlsOwn, server_context
-from cloudisense.net.dial import StreamClient, fetch_roster, send_join
+from cloudisense.net.dial import Busy, StreamClient, fetch_roster, send_join
 from cloudisense.net.udp import bind_socket, plain_address
 
-__all__ = ["Limits", "StreamClient", "StreamServer", "TlsOwn", "fetch_roster", "send_join"]
+__all__ = ["Busy", "Limits", "StreamClient", "StreamServer", "TlsOwn", "fetch_roster", "send_join"]
 
 NodeId = bytes
 
@@ -38,13 +38,14 @@ class Limits:
     connections: int = 512
     connections_node: int = 4
     handshakes: int = 64
-    handshakes_source: int = 8
-    strangers: int = 16
+    handshakes_source: int = 32
+    strangers: int = 64
     """Connections without a certificate, all sources together."""
-    strangers_source: int = 4
-    join_burst: int = 10
-    """Join requests that one source may make at once; then one each ``join_every_s``."""
-    join_every_s: float = 2.0
+    strangers_source: int = 32
+    join_burst: int = 128
+    """Join requests that one source may make at once; then one each ``join_every_s``. A join is two, and a fleet of 50 may sit
+    behind one address. A secret has 128 bits or more: it is the handshakes that are bounded here, 3 ms each, not the guesses."""
+    join_every_s: float = 0.5
     sources: int = 1024
     """Source addresses remembered for the rate limit."""
     bodies: int = 64
