@@ -31,6 +31,8 @@ class MeshConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bind: str = f"0.0.0.0:{DEFAULT_PORT}"
     advertise: str | None = None
     seeds: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
+    voters: Annotated[int, msgspec.Meta(ge=1, le=7)] = 5
+    """How many voters the mesh gets by itself at most; asked where the root key lies."""
 
     @property
     def bind_address(self) -> Address:

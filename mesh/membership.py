@@ -93,7 +93,9 @@ class Membership:
     # -- sending -------------------------------------------------------------------------------------------------------
 
     def send(self, peer: bytes, message: Message) -> None:
-        """Send to a known member."""
+        """Send to a known member; to one that is shut out, nothing: there is no session with it."""
+        if self.shut_out(peer):
+            return
         self._out.send(peer, self.members[peer].address, message)
 
     def greet(self, address: Address, to: bytes = b"") -> None:
@@ -160,6 +162,8 @@ class Membership:
                 self._take_departure(unpack(body, Left, self._limits.claim_bytes), kind, claim[0], now)
             case "restarting":
                 self._take_departure(unpack(body, Restarting, self._limits.claim_bytes), kind, claim[0], now)
+            case "revocation":
+                self.revoke(claim[0], now)
             case _:
                 raise RemoteProtocolError("unknown claim")
 
@@ -379,13 +383,44 @@ class Membership:
 
     # -- the roster ----------------------------------------------------------------------------------------------------
 
+    def revoke(self, claim: bytes, now: Instant) -> bool:
+        """An operator revokes a key for seven days; true when that is new. Raises ``RemoteProtocolError``."""
+        trust = self._context.trust
+        if not trust.revoke(claim, now):
+            return False
+        self._out.persist((Put("meta", {"key": "revocations", "value": pack(list(trust.revocations.claims()))}),))
+        self._spread(hashlib.sha256(claim).digest(), self._context.id, (claim, b""))
+        self.tell_all((claim, b""))
+        self.refresh(now)
+        return True
+
+    def refresh(self, now: Instant) -> None:
+        """Quick revocations end by themselves."""
+        if self._context.trust.refresh(now):
+            self.enforce(now)
+
+    def renewed(self, certificate: bytes, leaf: bytes) -> None:
+        """An issuer gave us a new certificate: claim it with the next incarnation, all of it durable first."""
+        self._context.certificate = certificate
+        self.incarnation += 1
+        incarnation = self.incarnation
+        values = {"certificate": certificate, "leaf": leaf, "incarnation": incarnation.to_bytes(8, "big")}
+        rows = tuple(Put("meta", {"key": key, "value": value}) for key, value in values.items())
+        self._out.persist(rows, lambda _: self._announce(incarnation, self._context.id))
+
+    def shut_out(self, node: bytes) -> bool:
+        """Is this node's key, or that of the issuer that certified it, revoked?"""
+        roster = self._context.trust.roster
+        member = self.members.get(node)
+        return roster.is_revoked(node) or (member is not None and roster.is_revoked(member.certificate.issuer))
+
     def enforce(self, now: Instant) -> None:
         """The roster has changed: cut off whoever it revokes."""
-        roster = self._context.trust.roster
         for member in self.all():
-            if (roster.is_revoked(member.node) or roster.is_revoked(member.certificate.issuer)) and member.state != "left":
+            if self.shut_out(member.node):
                 self._context.sessions.forget(member.node)
-                self.set_state(member, "left", now)
+                if member.state != "left":
+                    self.set_state(member, "left", now)
 
 
 def unpack_suspect(claim: bytes, limit: int) -> Suspect:

@@ -11,7 +11,7 @@ class Stored:
     """``boot`` and ``incarnation`` were raised durably before this start.
 
     ``address`` is where peers reach this node. ``members`` are (claim, certificate) pairs, ``entries`` our copy of all feeds in
-    order of feed and number, ``seeds`` addresses to try.
+    order of feed and number, ``seeds`` addresses to try, ``revocations`` operators' claims.
     """
 
     name: str
@@ -21,3 +21,4 @@ class Stored:
     members: tuple[SignedClaim, ...] = ()
     entries: tuple[bytes, ...] = ()
     seeds: tuple[Address, ...] = ()
+    revocations: tuple[bytes, ...] = ()

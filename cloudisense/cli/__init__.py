@@ -5,7 +5,7 @@ import sys
 import click
 import typer
 
-from cloudisense.cli import demo, llm, mesh, show, sim
+from cloudisense.cli import demo, llm, mesh, roster, show, sim
 
 app = typer.Typer(
     name="cloudisense",
@@ -15,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (mesh, show, demo, sim):
+for module in (mesh, show, roster, demo, sim):
     module.register(app)
 app.add_typer(llm.app, name="llm")
 
