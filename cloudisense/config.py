@@ -36,6 +36,8 @@ class MeshConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seeds: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
     profile: Literal["lan", "wan"] = "lan"
     discovery: bool = False
+    voters: Annotated[int, msgspec.Meta(ge=1, le=7)] = 5
+    """How many voters the mesh gets by itself at most; asked where the root key lies."""
 
     @property
     def bind_address(self) -> Address:

@@ -32,6 +32,7 @@ from cloudisense.host.executor import Executor
 from cloudisense.host.probes import read_file_system
 from cloudisense.host.thread import in_thread
 from cloudisense.joining import Issuer
+from cloudisense.keys.encoding import pack, unpack
 from cloudisense.keys.errors import RemoteProtocolError
 from cloudisense.keys.identity import node_text
 from cloudisense.keys.tls import private_pem
@@ -49,6 +50,7 @@ from cloudisense.mesh.stored import Stored
 from cloudisense.net.knock import knock
 from cloudisense.net.streams import StreamClient, StreamServer, TlsOwn
 from cloudisense.net.udp import UdpEndpoint
+from cloudisense.standing import Standing
 from cloudisense.store import Store
 from cloudisense.writer import Writer
 
@@ -88,6 +90,7 @@ class Daemon:
         async with contextlib.AsyncExitStack() as opened:
             self._store = Store(self._home.database)
             opened.callback(self._store.close)
+            self._standing = Standing(self._home, self._member, self._store, self._config.mesh.voters, self._do)
             await self._open_sockets(opened)
             self._node = self._make_node()
             self._writer = Writer(self._store, self._persisted, self._write_failed)
@@ -95,6 +98,7 @@ class Daemon:
             opened.push_async_callback(self._wind_down)
             self._serving = True
             self._do(self._node.start)
+            self._spawn(self._standing.upkeep())
             control = ControlServer(self._home.socket, self._command)
             await control.start()
             opened.push_async_callback(control.close)
@@ -122,6 +126,7 @@ class Daemon:
             states=tuple(row["state"] for row in self._store.rows("members", order_by=["node"])),
             entries=tuple(bytes(row["data"]) for row in self._store.rows("entries", order_by=["node", "generation", "number"])),
             seeds=tuple(dict.fromkeys((*self._seeds, *member.seeds))),
+            revocations=tuple(unpack(self._store.get_meta("revocations") or pack([]), list[bytes])),
         )
         mode = {"observe": "act", "reversible": config.mode.reversible}
         mode |= {"disruptive": config.mode.disruptive, "destructive": config.mode.destructive}
@@ -131,7 +136,9 @@ class Daemon:
         guard_boot = secrets.token_bytes(16)
         self._guard = Guard(member.identity.id, member.mesh_id, guard_boot, self._catalogue, mode, self._store)
         self._issuer = Issuer(member, self._store, stored.address)
-        return Node(mesh, Agent(mesh, guard_boot, self._catalogue, settings, rng))
+        node = Node(mesh, Agent(mesh, guard_boot, self._catalogue, settings, rng))
+        self._standing.bind(node, self._issuer, self._server, self._client)
+        return node
 
     # -- sockets -------------------------------------------------------------------------------------------------------
 
@@ -146,7 +153,8 @@ class Daemon:
             admit=self._admit,
             on_bulk=self._bulk,
             on_join=self._join,
-            roster_chain=lambda: self._member.chain,
+            roster_chain=lambda: self._standing.member.chain,
+            on_renew=self._standing.renewal,
         )
         await self._server.start(host, port)
         opened.push_async_callback(self._server.close)
@@ -189,7 +197,7 @@ class Daemon:
         return lan
 
     def _admit(self, node: bytes) -> bool:
-        return not self._node.mesh.roster.is_revoked(node)
+        return not self._standing.member.roster.is_revoked(node)
 
     def _datagram(self, data: bytes, source: Address) -> None:
         self._do(lambda now: self._node.handle_datagram(data, source, now))
@@ -215,6 +223,7 @@ class Daemon:
             self._break(error)
 
     def _carry_out(self) -> None:
+        self._standing.sync()
         for effect in self._node.poll_effects():
             self._effect(effect)
         if self._timer is not None:
@@ -319,8 +328,13 @@ class Daemon:
 
     # -- commands and the end ------------------------------------------------------------------------------------------
 
-    async def _command(self, word: str) -> dict[str, Any]:
+    async def _command(self, line: str) -> dict[str, Any]:
+        word, _, argument = line.partition(" ")
         match word:
+            case "roster":
+                return await self._standing.take_offered()
+            case "revoke":
+                return self._standing.revoke(bytes.fromhex(argument))
             case "status":
                 return self._status()
             case "leave":
@@ -344,20 +358,24 @@ class Daemon:
     def _status(self) -> dict[str, Any]:
         mesh = self._node.mesh
         dropped = {**mesh.dropped, **self._server.dropped, **self._udp.dropped, **self._udp.errors, **self._client.errors}
-        return status_of(self._member) | {
-            "address": address_text(self._reachable()),
-            "bound": address_text(self._bound),
-            "members": len(mesh.present()) + 1,
-            "mode": self._config.mode.reversible,
-            "model": self._model.name if self._model is not None else None,
-            "model_loads": self._planner.loads if self._planner is not None else 0,
-            "model_loaded": self._planner is not None and self._planner.loaded,
-            "incarnation": mesh.incarnation,
-            "dropped": dropped,
-            "state_bytes": self._store.state_bytes(),
-            "running": True,
-            "up_s": (time.time_ns() - self._started_ns) // NS_PER_S,
-        }
+        return (
+            status_of(self._member)
+            | self._standing.status()
+            | {
+                "address": address_text(self._reachable()),
+                "bound": address_text(self._bound),
+                "members": len(mesh.present()) + 1,
+                "mode": self._config.mode.reversible,
+                "model": self._model.name if self._model is not None else None,
+                "model_loads": self._planner.loads if self._planner is not None else 0,
+                "model_loaded": self._planner is not None and self._planner.loaded,
+                "incarnation": mesh.incarnation,
+                "dropped": dropped,
+                "state_bytes": self._store.state_bytes(),
+                "running": True,
+                "up_s": (time.time_ns() - self._started_ns) // NS_PER_S,
+            }
+        )
 
     async def _wind_down(self) -> None:
         """Take nothing in any more, and let what is under way end."""

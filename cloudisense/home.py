@@ -31,10 +31,16 @@ DATABASE = "state.db"
 CONFIG = "agent.toml"
 KEY_BYTES = 32
 CHAIN_BYTES = 1 << 20
-VALID_MS = 10 * 365 * 86_400_000
-"""Certificates hold this long, because nothing renews them yet; who must go is revoked by key."""
+VALID_MS = 90 * 86_400_000
+"""A certificate holds this long and is renewed at half of it (``renewal``); who must go sooner is revoked by key."""
+ANCHOR_MS = 10 * 365 * 86_400_000
+"""An issuer's own X.509 certificate holds this long: it stands in the roster, and only the root changes that."""
 BACKDATE_MS = 86_400_000
 """And begin a day early: the clocks of edge hosts differ."""
+PROMOTED = "roster_promoted"
+"""Meta: the chain with a roster that the running agent signed itself, durable before it is told."""
+OFFERED = "roster_offered"
+"""Meta: a chain that a command hands to the running agent."""
 LEASE_MS = 15_000
 RHO_PPM = 10_000
 FOUNDER_ROLES: tuple[Role, ...] = ("member", "voter", "actor", "issuer", "operator")
@@ -126,37 +132,44 @@ class Home:
         finally:
             store.close()
         try:
-            chain = tuple(unpack(meta["roster"], list[bytes], CHAIN_BYTES))
+            chain = _newest(meta)
             mesh_id = mesh_id_of(chain[0])
             roster = check_chain(chain, mesh_id)
             seeds = unpack(meta["seeds"], tuple[tuple[str, int], ...], CHAIN_BYTES)
             certificate = check_certificate(meta["certificate"], roster, mesh_id, 0, wall_trusted=False)
             leaf_of = tls.node_of(meta["leaf"])
         except (KeyError, IndexError, RemoteProtocolError) as error:
+            if str(error) == "revoked key":
+                raise ValueError(f"the node in {self.path} was revoked: it is no member any more; join anew with another --state") from None
             raise ValueError(f"state folder {self.path} is damaged: {error}; restore it, or join anew with another --state") from None
         if not identity.id == certificate.node == leaf_of:
             raise ValueError(f"state folder {self.path}: identity.key is not the key of this node's certificates; restore the right one")
         return Membership(certificate.name, mesh_id, identity, meta["certificate"], meta["leaf"], chain, roster, seeds)
 
+    def roots(self, roster: Roster, *more: Path) -> dict[Path, Identity]:
+        """The root keys of ``roster`` that lie here (``root*.key``) or in the files ``more``. ``ValueError`` for one that is none."""
+        found = {path: read_key(path) for path in sorted(self.path.glob("root*.key"))}
+        found = {path: key for path, key in found.items() if key.id in roster.roots}
+        for path in more:
+            key = read_key(path)
+            if key.id not in roster.roots:
+                raise ValueError(f"{path} is not a root key of this mesh")
+            found[path] = key
+        return found
+
     def key(self, name: str) -> Identity:
         """The private key ``name``."""
         path = self.path / f"{name}.key"
-        try:
-            seed = path.read_bytes()
-        except FileNotFoundError:
-            raise ValueError(f"there is no node in {self.path}: run cloudisense init or join first, or name another --state") from None
-        except OSError as error:
-            raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-        if len(seed) != KEY_BYTES:
-            raise ValueError(f"{path} is damaged: {len(seed)} bytes, not {KEY_BYTES}; restore it from a backup")
-        return Identity(seed)
+        if name == "identity" and not path.exists():
+            raise ValueError(f"there is no node in {self.path}: run cloudisense init or join first, or name another --state")
+        return read_key(path)
 
     def found(self, name: str, config_text: str, now: Instant) -> Membership:
         """Begin a new mesh with this node as its founder, issuer and only voter."""
         self.check_vacant()
         identity, root, operator = (Identity(secrets.token_bytes(KEY_BYTES)) for _ in range(3))
-        begin, end = now.wall_ms - BACKDATE_MS, now.wall_ms + VALID_MS
-        anchor = tls.anchor(identity, begin, end, _serial())
+        begin = now.wall_ms - BACKDATE_MS
+        anchor = tls.anchor(identity, begin, now.wall_ms + ANCHOR_MS, _serial())
         roster = Roster(
             1, 1, (root.id,), 1, (identity.id,), (Issuer(identity.id, anchor),), (operator.id,), (), lease_ms=LEASE_MS, rho_ppm=RHO_PPM
         )
@@ -203,18 +216,7 @@ class Home:
         self._write_key("identity", identity)
 
     def _write_key(self, name: str, key: Identity) -> None:
-        path = self.path / f"{name}.key"
-        part = path.with_suffix(".part")
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(key.seed)
-            file.flush()
-            os.fsync(file.fileno())
-        part.rename(path)
-        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_key(self.path / f"{name}.key", key)
 
     def next_boot(self, store: Store) -> tuple[int, int]:
         """Raise the boot counter and the incarnation, durably, before anything is said under them."""
@@ -223,6 +225,32 @@ class Home:
         numbers = {"boot": boot, "incarnation": incarnation}
         store.write(Put("meta", {"key": key, "value": value.to_bytes(8, "big")}) for key, value in numbers.items())
         return boot, incarnation
+
+
+def read_key(path: Path) -> Identity:
+    """The private key in ``path``."""
+    try:
+        seed = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    if len(seed) != KEY_BYTES:
+        raise ValueError(f"{path} is damaged: {len(seed)} bytes, not {KEY_BYTES}; restore it from a backup")
+    return Identity(seed)
+
+
+def write_key(path: Path, key: Identity) -> None:
+    """Keep ``key`` in ``path``, whole or not at all, for this user only, durable on return."""
+    part = path.with_suffix(".part")
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(key.seed)
+        file.flush()
+        os.fsync(file.fileno())
+    part.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def certify(
@@ -242,6 +270,13 @@ def certify(
     begin, end = now.wall_ms - BACKDATE_MS, now.wall_ms + VALID_MS
     certificate = issue(issuer, mesh_id, Certificate(node, name, roles, labels, begin, end, issuer.id))
     return certificate, tls.leaf(issuer, entry.anchor, node, begin, end, _serial())
+
+
+def _newest(meta: dict[str, bytes]) -> tuple[bytes, ...]:
+    """The roster chain that holds: what the mesh gave us, or what this node signed itself and had not yet told when it died."""
+    chain = tuple(unpack(meta["roster"], list[bytes], CHAIN_BYTES))
+    promoted = tuple(unpack(meta[PROMOTED], list[bytes], CHAIN_BYTES)) if PROMOTED in meta else ()
+    return promoted if promoted[: len(chain)] == chain else chain
 
 
 def mesh_text(mesh_id: bytes) -> str:

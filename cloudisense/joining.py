@@ -119,10 +119,10 @@ async def _ask(token: Token, address: Address, name: str, labels: tuple[tuple[st
 
 
 class Issuer:
-    """Answers join requests at a node that the roster names as issuer."""
+    """Answers join requests at a node that the roster names as issuer. ``member`` is kept up to date by whoever made this."""
 
     def __init__(self, member: Membership, store: Store, address: Address) -> None:
-        self._member = member
+        self.member = member
         self._store = store
         self._address = address
         # Durable, and from the moment of the request: who was let in and has not come up yet has its name all the same.
@@ -131,7 +131,7 @@ class Issuer:
 
     async def answer(self, body: bytes, members: list[Member]) -> bytes:
         """The reply to one join request. ``RemoteProtocolError`` with the reason for the joiner."""
-        member = self._member
+        member = self.member
         envelope = open_envelope(body, member.mesh_id, "join", REQUEST_BYTES)
         request = unpack(envelope.body, JoinRequest, REQUEST_BYTES)
         taken = {m.alive.name for m in members if m.node != envelope.signer} | {member.name}

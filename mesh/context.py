@@ -12,9 +12,9 @@ from cloudisense.mesh.stored import Stored
 from cloudisense.mesh.trust import Trust
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Context:
-    """``certificate`` is our own, signed; ``stored`` what we brought along from disk."""
+    """``certificate`` is our own, signed, until it is renewed; ``stored`` what we brought along from disk."""
 
     identity: Identity
     certificate: bytes

@@ -65,6 +65,7 @@ class Mesh:
             Direct: lambda peer, message, now: self._out.tell(DirectReceived(peer, message.body)),
         }
         membership.repair = lambda peer: delivery.push_pull(peer, reply=True)
+        self._stored_revocations = stored.revocations
         for data in stored.entries:
             self._guarded(lambda data=data: delivery.feeds.load(data))
 
@@ -73,6 +74,7 @@ class Mesh:
     def start(self, now: Instant) -> None:
         """Restore known members, greet seeds, start probing."""
         self._out.seen(now)
+        self._recall(now)
         self._membership.start(now)
         self._detector.start(now)
         self._next_key(now)
@@ -147,6 +149,19 @@ class Mesh:
         return self._delivery.take_rosters(chain, now)
 
     @property
+    def trust_version(self) -> int:
+        """Rises whenever ``roster`` changes, by a new one or by a quick revocation that begins or ends."""
+        return self._trust.version
+
+    def revoke(self, claim: bytes, now: Instant) -> bool:
+        """An operator's quick revocation; true when it is new. Raises ``RemoteProtocolError``."""
+        return self._membership.revoke(claim, now)
+
+    def renewed(self, certificate: bytes, leaf: bytes) -> None:
+        """Our certificate and TLS leaf are new ones, of the same key and name."""
+        self._membership.renewed(certificate, leaf)
+
+    @property
     def incarnation(self) -> int:
         """Our own."""
         return self._membership.incarnation
@@ -193,6 +208,15 @@ class Mesh:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
+    def _recall(self, now: Instant) -> None:
+        """Quick revocations of our own store; one whose operator has gone since then counts for nothing."""
+        for claim in self._stored_revocations:
+            try:
+                self._trust.revoke(claim, now)
+            except RemoteProtocolError as error:
+                self.dropped[error.reason] += 1
+        self._trust.refresh(now)
+
     def _guarded(self, handler: Callable[[], object]) -> None:
         try:
             handler()
@@ -224,6 +248,8 @@ class Mesh:
                 self._answer(source, self._greeter.claimed_signer(data), hello.token, len(data))
             return
         signer, hello = self._greeter.proven(data, source)
+        if own.shut_out(signer):
+            raise RemoteProtocolError("revoked key", signer)
         if own.check_alive(hello.claim).node != signer:
             raise RemoteProtocolError("hello with a stranger's claim")
         before = own.members.get(signer)
@@ -251,7 +277,7 @@ class Mesh:
         self._out.send_clear(source, hello)
 
     def _message(self, peer: bytes, data: bytes, now: Instant, limit: int) -> None:
-        if peer == self.id or self.roster.is_revoked(peer):
+        if peer == self.id or self._membership.shut_out(peer):
             raise RemoteProtocolError("revoked key", peer)
         message = decode(data, limit)
         if isinstance(message, PushPull):
@@ -269,6 +295,7 @@ class Mesh:
     def _timer(self, name: object, now: Instant) -> None:
         match name:
             case "probe":
+                self._membership.refresh(now)
                 self._detector.period(now)
             case "gossip":
                 self._membership.gossip(now)

@@ -119,7 +119,7 @@ class Delivery:
             self._heard_ourselves(entry)
         else:
             author = self._membership.members.get(entry.node)
-            if author is None or self._context.trust.roster.is_revoked(entry.node) or "member" not in author.certificate.roles:
+            if author is None or self._membership.shut_out(entry.node) or "member" not in author.certificate.roles:
                 raise RemoteProtocolError("entry of a stranger", peer)
         accepted = self.feeds.accept(entry, previous)
         if accepted:
@@ -160,6 +160,7 @@ class Delivery:
         """Eight bytes over all that is known: entries, members' incarnations, rosters."""
         own = item_hash([self._context.id, self._membership.incarnation, False])
         total = self.feeds.durable_sum + self._membership.known_sum + own + item_hash(len(self._context.trust.chain))
+        total += self._context.trust.revocations.sum()
         return (total % (1 << 64)).to_bytes(8, "big")
 
     def compare(self, peer: bytes, digest: bytes, now: Instant) -> None:
@@ -181,7 +182,7 @@ class Delivery:
         """Tell ``peer`` in brief all that we know; it sends what we lack, and the same in return if ``reply``."""
         membership = self._membership
         heads = tuple((m.node, m.alive.incarnation, m.state in GONE) for m in membership.all())
-        own = ((membership.claim, self._context.certificate),)
+        own = ((membership.claim, self._context.certificate), *((claim, b"") for claim in self._context.trust.revocations.claims()))
         membership.send(peer, PushPull(own, heads, self.feeds.vector(), len(self._context.trust.chain), reply))
 
     def pulled(self, peer: bytes, message: PushPull) -> None:
@@ -215,6 +216,7 @@ class Delivery:
         trust = self._context.trust
         if not trust.offer(chain):
             return False
+        trust.refresh(now)
         self._out.persist((Put("meta", {"key": "roster", "value": pack(list(chain))}),))
         self._membership.enforce(now)
         for node in self._membership.present():

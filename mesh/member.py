@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from cloudisense.keys.certificate import Certificate
+from cloudisense.keys.encoding import unpack
 from cloudisense.mesh.effects import Address
 
 State = Literal["alive", "suspect", "agent_down", "stalled", "dead", "left", "unreachable", "forgotten"]
@@ -122,3 +123,8 @@ def forgetting_counts(known: Member, claim: Forgotten) -> bool:
 def departure_counts(known: Member, claim: Left | Restarting) -> bool:
     """A leave is final for its incarnation; so is the announcement of a restart, until the next one."""
     return known.state not in GONE and claim.incarnation >= known.alive.incarnation
+
+
+def unpack_suspect(claim: bytes, limit: int) -> Suspect:
+    """The content of an accusation, unchecked."""
+    return unpack(unpack(claim, tuple[str, bytes, bytes, bytes], limit)[1], Suspect, limit)

@@ -1,5 +1,6 @@
 """Who is there: the member table, the claims that change it, and what follows from accusations (DESIGN section 3.2)."""
 
+import hashlib
 from collections.abc import Callable
 
 from cloudisense.keys.certificate import check_certificate
@@ -29,6 +30,7 @@ from cloudisense.mesh.member import (
     alive_wins,
     departure_counts,
     forgetting_counts,
+    unpack_suspect,
 )
 from cloudisense.mesh.silence import verdict
 from cloudisense.mesh.suspicion import accusers_needed, suspicion_ms
@@ -93,7 +95,7 @@ class Membership(MemberTable):
 
     def send(self, peer: bytes, message: Message) -> None:
         """Send to a known member; one that was cut off since has no session any more, and gets nothing."""
-        if self._context.sessions.knows(peer):
+        if self._context.sessions.knows(peer) and not self.shut_out(peer):
             self._out.send(peer, self.members[peer].address, message)
 
     def greet(self, address: Address, to: bytes = b"") -> None:
@@ -167,6 +169,8 @@ class Membership(MemberTable):
                 self._take_departure(unpack(body, Restarting, self._limits.claim_bytes), kind, claim[0], now)
             case "forgotten":
                 self._take_forgotten(unpack(body, Forgotten, self._limits.claim_bytes), claim[0], now)
+            case "revocation":
+                self.revoke(claim[0], now)
             case _:
                 raise RemoteProtocolError("unknown claim")
 
@@ -207,12 +211,8 @@ class Membership(MemberTable):
         self._changed(member, before in LOST if before else False)
         if before != "alive":
             self._out.tell(MemberChanged(alive.node, "alive"))
-            self._out.tell(*(NameConflict(alive.node, other) for other in self._namesakes(member)))
-
-    def _namesakes(self, member: Member) -> list[bytes]:
-        """Who else is here under this name; two issuers that did not know of each other can bring that about."""
-        own = [self._context.id] if member.alive.name == self._context.stored.name else []
-        return own + [m.node for m in self.all() if m.present and m.alive.name == member.alive.name and m.node != member.node]
+            own = [self._context.id] if alive.name == self._context.stored.name else []
+            self._out.tell(*(NameConflict(alive.node, other) for other in own + self.namesakes(member)))
 
     def _heard_ourselves(self, heard: Alive, claim: bytes, now: Instant) -> None:
         """Peers hold a claim of ours that we forgot: our state was restored from an older copy. Claim above it."""
@@ -459,15 +459,41 @@ class Membership(MemberTable):
 
     # -- the roster ----------------------------------------------------------------------------------------------------
 
+    def revoke(self, claim: bytes, now: Instant) -> bool:
+        """An operator revokes a key for seven days; true when that is new. Raises ``RemoteProtocolError``."""
+        trust = self._context.trust
+        if not trust.revoke(claim, now):
+            return False
+        self._out.persist((Put("meta", {"key": "revocations", "value": pack(list(trust.revocations.claims()))}),))
+        self._spread(hashlib.sha256(claim).digest(), self._context.id, (claim, b""))
+        self.tell_all((claim, b""))
+        self.refresh(now)
+        return True
+
+    def refresh(self, now: Instant) -> None:
+        """Quick revocations end by themselves."""
+        if self._context.trust.refresh(now):
+            self.enforce(now)
+
+    def renewed(self, certificate: bytes, leaf: bytes) -> None:
+        """An issuer gave us a new certificate: claim it with the next incarnation, all of it durable first."""
+        self._context.certificate = certificate
+        self.incarnation += 1
+        incarnation = self.incarnation
+        values = {"certificate": certificate, "leaf": leaf, "incarnation": incarnation.to_bytes(8, "big")}
+        rows = tuple(Put("meta", {"key": key, "value": value}) for key, value in values.items())
+        self._out.persist(rows, lambda _: self._announce(incarnation, self._context.id))
+
+    def shut_out(self, node: bytes) -> bool:
+        """Is this node's key, or that of the issuer that certified it, revoked?"""
+        roster = self._context.trust.roster
+        member = self.members.get(node)
+        return roster.is_revoked(node) or (member is not None and roster.is_revoked(member.certificate.issuer))
+
     def enforce(self, now: Instant) -> None:
         """The roster has changed: cut off whoever it revokes."""
-        roster = self._context.trust.roster
         for member in self.all():
-            if (roster.is_revoked(member.node) or roster.is_revoked(member.certificate.issuer)) and member.state not in GONE:
+            if self.shut_out(member.node):
                 self._context.sessions.forget(member.node)
-                self.set_state(member, "left", now)
-
-
-def unpack_suspect(claim: bytes, limit: int) -> Suspect:
-    """The content of an accusation, unchecked."""
-    return unpack(unpack(claim, tuple[str, bytes, bytes, bytes], limit)[1], Suspect, limit)
+                if member.state not in GONE:
+                    self.set_state(member, "left", now)

@@ -49,6 +49,10 @@ class MemberTable:
         chosen = sorted(nodes, key=lambda node: hashlib.sha256(accused + node).digest())[: confirmers + 1]
         return own in chosen
 
+    def namesakes(self, member: Member) -> list[bytes]:
+        """Who else is here under this name; two issuers that did not know of each other can bring that about."""
+        return [m.node for m in self.all() if m.present and m.alive.name == member.alive.name and m.node != member.node]
+
     def sum_up(self, member: Member) -> None:
         """Keep ``known_sum`` true after a change of ``member``."""
         value = item_hash([member.node, member.alive.incarnation, GONE_RANK.get(member.state, False)])

@@ -1,7 +1,14 @@
-"""The roster that holds now. A node keeps the newest it has seen, proven link by link from the first, and never an older one."""
+"""The roster that holds now. A node keeps the newest it has seen, proven link by link from the first, and never an older one.
+
+``roster`` is what everybody here asks: the signed one, and what operators have revoked since (``mesh.revocation``).
+"""
+
+import msgspec
 
 from cloudisense.keys.errors import RemoteProtocolError
 from cloudisense.keys.roster import Roster, check_chain, mesh_id_of
+from cloudisense.mesh.instant import Instant
+from cloudisense.mesh.revocation import Revocations
 
 MAX_CHAIN = 1000
 
@@ -12,7 +19,11 @@ class Trust:
     def __init__(self, chain: tuple[bytes, ...]) -> None:
         self.mesh_id = mesh_id_of(chain[0])
         self.chain = chain
-        self.roster: Roster = check_chain(chain, self.mesh_id)
+        self.signed: Roster = check_chain(chain, self.mesh_id)
+        self.roster: Roster = self.signed
+        self.revocations = Revocations()
+        self.version = 0
+        """Rises whenever ``roster`` changes."""
 
     def offer(self, chain: tuple[bytes, ...]) -> bool:
         """Take ``chain`` if it proves a newer roster; False when ours is as new. Raises ``RemoteProtocolError``.
@@ -26,6 +37,20 @@ class Trust:
             raise RemoteProtocolError("rival roster")
         if len(chain) <= len(self.chain):
             return False
-        self.roster = check_chain(chain, self.mesh_id)
+        self.signed = check_chain(chain, self.mesh_id)
         self.chain = chain
+        return True
+
+    def revoke(self, claim: bytes, now: Instant) -> bool:
+        """Learn an operator's revocation; true when it is new. Raises ``RemoteProtocolError``."""
+        return self.revocations.take(claim, self.signed, self.mesh_id, now)
+
+    def refresh(self, now: Instant) -> bool:
+        """Bring ``roster`` up to date; true when it changed."""
+        quick = self.revocations.revoked(self.signed, now)
+        roster = msgspec.structs.replace(self.signed, revoked=(*self.signed.revoked, *quick)) if quick else self.signed
+        if roster == self.roster:
+            return False
+        self.roster = roster
+        self.version += 1
         return True

@@ -13,6 +13,7 @@ from cloudisense.agent.node import Effect, Node
 from cloudisense.agent.plan import PlanRequest, Ranking
 from cloudisense.agent.requests import Answer
 from cloudisense.agent.settings import Settings
+from cloudisense.keys.encoding import unpack
 from cloudisense.keys.testing import TestMember, TestMesh, issue_for_tests
 from cloudisense.mesh.core import Event as MeshEvent
 from cloudisense.mesh.core import Mesh
@@ -106,10 +107,13 @@ class World:
             states=tuple(str(row["state"]) for row in sim.disk.rows("members")),
             entries=tuple(_bytes(row["data"]) for row in entries),
             seeds=(self.nodes[0].address,),
+            revocations=tuple(unpack(_bytes(meta["revocations"]), list[bytes])) if "revocations" in meta else (),
         )
         rng = random.Random(self.rng.randrange(1 << 62))
         boot_id = rng.randbytes(16)
-        mesh = Mesh(sim.member.identity, sim.member.certificate, self.mesh.chain, Limits(), rng, stored)
+        certificate = _bytes(meta.get("certificate", sim.member.certificate))
+        chain = tuple(unpack(_bytes(meta["roster"]), list[bytes], 1 << 20)) if "roster" in meta else self.mesh.chain
+        mesh = Mesh(sim.member.identity, certificate, chain, Limits(), rng, stored)
         spent = [(_bytes(row["nonce"]), int(str(row["step"]))) for row in sim.disk.rows("spent")]
         sim.gate = Gate(sim.member.identity.id, self.mesh.mesh_id, boot_id, sim.catalogue, sim.settings.mode, spent)
         sim.node = Node(mesh, Agent(mesh, boot_id, sim.catalogue, sim.settings, rng))

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from cloudisense.cli import demo, forget, llm, mesh, show, sim
+from cloudisense.cli import demo, forget, llm, mesh, roster, show, sim
 
 app = typer.Typer(
     name="cloudisense",
@@ -14,7 +14,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (mesh, show, forget, demo, sim):
+for module in (mesh, show, roster, forget, demo, sim):
     module.register(app)
 app.add_typer(llm.app, name="llm")
 

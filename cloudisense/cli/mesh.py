@@ -22,6 +22,7 @@ from cloudisense.mesh.address import address_text
 
 Name = Annotated[str | None, typer.Option("--name", help="This node's name; default: this host's.")]
 Bind = Annotated[str | None, typer.Option("--bind", help=f"IP address and port to listen on; default 0.0.0.0:{DEFAULT_PORT}.")]
+MAX_TOKEN_FILE = 10_000
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -58,6 +59,8 @@ def invite(
     address: Annotated[
         list[str] | None, typer.Option("--address", help="Where joiners reach this node, host:port. Default: as configured.")
     ] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="Write the invite to a new file, for a medium that is carried.")] = None,
+    qr: Annotated[bool, typer.Option("--qr", help="Show it as a QR code, too.")] = False,
     as_json: Json = False,
 ) -> None:
     """Make an invite for a new node. This node has to be up when it is used."""
@@ -74,6 +77,8 @@ def invite(
     addresses = tuple(parse_address(text) for text in address or ())
     addresses = addresses or ((config.advertise_address,) if config.advertise_address else ())
     addresses = addresses or tuple((host, bound[1]) for host in own_addresses(bound[0]))[:4]
+    if file is not None and file.exists():
+        raise ValueError(f"{file} is there already and stays as it is; name another file")
     if any(port == 0 for _, port in addresses):
         raise ValueError(f"{home.config} leaves the port open; name it with --address host:port")
     expires_ms = read_clock().wall_ms + _seconds(expires) * 1000
@@ -85,15 +90,26 @@ def invite(
         store.put_invite(record)
     finally:
         store.close()
+    if file is not None:
+        file.touch(0o600, exist_ok=False)
+        file.write_text(token + "\n", encoding="ascii")
+    if qr:
+        import segno
+
+        # Case means nothing in an invite, and capitals fit a denser code (ISO/IEC 18004, alphanumeric mode).
+        segno.make(token.upper(), micro=False).terminal(out=sys.stderr, compact=True)
     if as_json:
         print_json({"token": token, "uses": uses, "expires_ms": expires_ms, "addresses": [address_text(address) for address in addresses]})
     else:
-        print(token)
-        print(f"good for {uses} node{'s' if uses > 1 else ''} and {expires}; on the new host: cloudisense join TOKEN", file=sys.stderr)
+        if file is None:
+            print(token)
+        how = f"--file {file.name}" if file is not None else "TOKEN"
+        print(f"good for {uses} node{'s' if uses > 1 else ''} and {expires}; on the new host: cloudisense join {how}", file=sys.stderr)
 
 
 def join(
-    token: Annotated[str, typer.Argument(help="The invite.")],
+    token: Annotated[str, typer.Argument(metavar="[TOKEN]", help="The invite.")] = "",
+    file: Annotated[Path | None, typer.Option("--file", help="Read the invite from a file.")] = None,
     state: State = None,
     name: Name = None,
     bind: Bind = None,
@@ -105,6 +121,11 @@ def join(
     from cloudisense.joining import join as join_mesh
     from cloudisense.keys.invite import parse_token
 
+    if bool(token) == (file is not None):
+        raise ValueError("name the invite, or its file with --file")
+    if file is not None:
+        with file.open(encoding="utf-8", errors="replace") as opened:
+            token = opened.read(MAX_TOKEN_FILE)
     home = home_of(state)
     labels = tuple(_label(text) for text in label or ())
     parse_token(token)  # here too, so that a slip in copying leaves no folder behind

@@ -30,9 +30,10 @@ def status(state: State = None, as_json: Json = False) -> None:
     """This node: who it is, and how its agent does."""
     from cloudisense.control import ask
     from cloudisense.daemon import status_of
+    from cloudisense.standing import offline_status
 
     home = home_of(state)
-    found = status_of(home.load())
+    found = status_of(home.load()) | offline_status(home)
     live = asyncio.run(ask(home.socket, "status"))
     store = Store.open_readonly(home.database)
     try:
@@ -44,10 +45,11 @@ def status(state: State = None, as_json: Json = False) -> None:
         print_json(found)
         return
     print(f"{found['name']}  {'up' if found['running'] else 'DOWN: no agent runs in ' + str(home.path)}")
-    for key in ("id", "mesh_id", "address", "members", "epoch", "voters", "mode", "model", "dropped", "state_bytes"):
+    keys = "id mesh_id address members roster epoch voters tolerates certificate_days mode model dropped state_bytes"
+    for key in keys.split():
         if key in found:
             value = found[key]
-            print(f"  {key:<12} {', '.join(value) if isinstance(value, list) else value if value not in (None, {}) else 'none'}")
+            print(f"  {key:<16} {', '.join(value) if isinstance(value, list) else value if value not in (None, {}) else 'none'}")
 
 
 def members(state: State = None, as_json: Json = False) -> None:

@@ -80,8 +80,9 @@ class StreamClient:
             auto_decompress=False,
         )
 
-    def update_anchors(self, anchors: Sequence[bytes]) -> None:
-        """Trust these issuers for connections made from now on; those made before are not used again."""
+    def update_anchors(self, anchors: Sequence[bytes], own: TlsOwn | None = None) -> None:
+        """Trust these issuers, and show ``own``, for connections made from now on; those made before are not used again."""
+        self._own = own or self._own
         self._context = client_context(self._own, anchors)
 
     async def post_bulk(self, node: bytes, address: Address, data: bytes) -> bool:
@@ -169,6 +170,11 @@ async def send_join(address: Address, leaf_der: bytes, body: bytes, timeout_s: f
     ``body`` does not leave this host unless the peer shows ``leaf_der`` again. Raises ``ValueError``, one line.
     """
     return await _ask(address, leaf_der, "POST", "/join", body, MAX_JOIN_ANSWER_BYTES, timeout_s)
+
+
+async def send_renewal(address: Address, leaf_der: bytes, body: bytes, timeout_s: float = JOIN_TIMEOUT_S) -> bytes:
+    """As ``send_join``, for the request of a member that wants a new certificate."""
+    return await _ask(address, leaf_der, "POST", "/renew", body, MAX_JOIN_ANSWER_BYTES, timeout_s)
 
 
 async def _ask(address: Address, leaf_der: bytes, method: str, path: str, body: bytes | None, limit: int, timeout_s: float) -> bytes:

@@ -1,7 +1,7 @@
 """Streams between nodes: HTTP/1.1 over TLS 1.3 on the TCP port of the mesh. This file: the server.
 
 Who may ask what:
-  no client certificate   GET /join/roster, POST /join: small, few at once, rate-limited by source address
+  no client certificate   GET /join/roster, POST /join, POST /renew: small, few at once, rate-limited by source address
   a member's certificate  the same, and POST /bulk
   any other certificate   nothing: the handshake fails
 A member's key is checked against the roster when the handshake ends, before a byte of a request is read, and again
@@ -21,10 +21,10 @@ from cloudisense.keys.encoding import pack
 from cloudisense.keys.errors import RemoteProtocolError
 from cloudisense.keys.tls import node_of
 from cloudisense.net.contexts import TlsOwn, server_context
-from cloudisense.net.dial import Busy, StreamClient, fetch_roster, send_join
+from cloudisense.net.dial import Busy, StreamClient, fetch_roster, send_join, send_renewal
 from cloudisense.net.udp import bind_socket, plain_address
 
-__all__ = ["Busy", "Limits", "StreamClient", "StreamServer", "TlsOwn", "fetch_roster", "send_join"]
+__all__ = ["Busy", "Limits", "StreamClient", "StreamServer", "TlsOwn", "fetch_roster", "send_join", "send_renewal"]
 
 NodeId = bytes
 
@@ -132,7 +132,7 @@ class StreamServer:
 
     ``admit(node)``: is this key in the mesh and not revoked. ``on_bulk(node, body)``: one bulk message.
     ``on_join(body, source_ip)``: answers a join request; ``RemoteProtocolError`` becomes a 400 with its reason.
-    ``roster_chain()``: the signed rosters, oldest first.
+    ``roster_chain()``: the signed rosters, oldest first. ``on_renew(body)``: answers a request for a new certificate, as ``on_join``.
     """
 
     def __init__(
@@ -144,6 +144,7 @@ class StreamServer:
         on_bulk: Callable[[NodeId, bytes], None],
         on_join: Callable[[bytes, str], Awaitable[bytes]],
         roster_chain: Callable[[], Sequence[bytes]],
+        on_renew: Callable[[bytes], Awaitable[bytes]] | None = None,
         limits: Limits = Limits(),
     ) -> None:
         self.limits = limits
@@ -151,6 +152,7 @@ class StreamServer:
         self.connections: dict[asyncio.Transport, _Connection] = {}
         self._own, self._context = own, server_context(own, anchors)
         self._admit, self._on_bulk, self._on_join, self._roster_chain = admit, on_bulk, on_join, roster_chain
+        self._on_renew = on_renew
         self._joins = _TokenBuckets(limits.join_burst, limits.join_every_s, limits.sources)
         self._bodies = asyncio.Semaphore(limits.bodies)
         self._handshakes: dict[asyncio.Task[None], str] = {}
@@ -189,8 +191,9 @@ class StreamServer:
             await self._http.shutdown(1.0)
         await asyncio.sleep(0)
 
-    def update_anchors(self, anchors: Sequence[bytes]) -> None:
-        """Trust these issuers from now on; connections of nodes that are no longer admitted end now."""
+    def update_anchors(self, anchors: Sequence[bytes], own: TlsOwn | None = None) -> None:
+        """Trust these issuers, and show ``own``, from now on; connections of nodes that are no longer admitted end now."""
+        self._own = own or self._own
         self._context = server_context(self._own, anchors)
         self.recheck()
 
@@ -307,6 +310,17 @@ class StreamServer:
         answer = await self._on_join(body, connection.source)
         return web.Response(body=answer, content_type="application/octet-stream")
 
+    async def _post_renew(self, request: web.BaseRequest, connection: _Connection) -> web.Response:
+        """The body is signed by the node's own key: an expired certificate could not be shown in the handshake."""
+        if self._on_renew is None:
+            return web.Response(status=404)
+        if not self._joins.take(connection.source, asyncio.get_running_loop().time()):
+            return web.Response(status=429)
+        body = await _read(request, self.limits.join_bytes)
+        if body is None:
+            return web.Response(status=413)
+        return web.Response(body=await self._on_renew(body), content_type="application/octet-stream")
+
     async def _post_bulk(self, request: web.BaseRequest, connection: _Connection) -> web.Response:
         node = connection.node
         if node is None or not self._admit(node):
@@ -326,6 +340,7 @@ _Handler = Callable[[StreamServer, web.BaseRequest, _Connection], Awaitable[web.
 _ROUTES: dict[tuple[str, str], _Handler] = {
     ("GET", "/join/roster"): StreamServer._get_roster,
     ("POST", "/join"): StreamServer._post_join,
+    ("POST", "/renew"): StreamServer._post_renew,
     ("POST", "/bulk"): StreamServer._post_bulk,
 }
 
