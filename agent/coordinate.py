@@ -221,7 +221,10 @@ class Coordinator:
                 self._requests.notify("refused", incident.id, f"offer of {self._speech.name_of(helper)}: {refusal.reason}")
         if acceptable:
             _, helper, offer = max(acceptable, key=lambda item: item[0])
-            self._grant(incident, helper, offer.plan, now)
+            # A good plan outlives its author: of a helper that is gone we run it ourselves.
+            holder = helper if self._speech.present(helper) else self._own
+            self.remember_plan(offer.plan)
+            self._grant(incident, holder, offer.plan, now)
 
     def check(self, incident: Incident, helper: bytes, offer: Offer) -> Refused | None:
         """Our own policy on an offer; ``None`` when it may be granted."""

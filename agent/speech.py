@@ -46,4 +46,4 @@ class Speech:
         if node == self._mesh.id:
             return True
         member = self._mesh.members.get(node)
-        return member is not None and member.present and "actor" in member.certificate.roles
+        return member is not None and "actor" in member.certificate.roles

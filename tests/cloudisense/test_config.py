@@ -69,7 +69,7 @@ WRONG = {
     ),
     "missing-role": ('[mesh]\n\n[[path]]\npath = "/a"', "3: [[path]]: role is missing; use one of cache, temp, logs, data"),
     "missing-path": ('[[path]]\nrole = "temp"', "1: [[path]]: path is missing"),
-    "unknown-key": ("[mesh]\nbnd = 1", "2: [mesh] bnd: unknown key; use bind, advertise, seeds, voters"),
+    "unknown-key": ("[mesh]\nbnd = 1", "2: [mesh] bnd: unknown key; use bind, advertise, seeds, profile, discovery, voters"),
     "unknown-section": ("[mesh]\n[pathz]\na = 1", "2: [pathz]: unknown section; use mesh, path, mode, model, agent"),
     "odd-section": ('"a\\nb" = 1', "1: ['a\\nb']: unknown section; use mesh, path, mode, model, agent"),
     "not-a-table": ("mesh = 1", "1: [mesh]: 1 is not a table"),

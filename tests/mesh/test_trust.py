@@ -64,7 +64,7 @@ class TrustMachine(RuleBasedStateMachine):
     def never_back(self) -> None:
         if hasattr(self, "trust"):
             assert self.trust.chain == CHAIN[: self.length]
-            assert self.trust.roster.number == self.length
+            assert self.trust.signed.number == self.length
             assert self.trust.mesh_id == KEYS.mesh_id
 
 

@@ -67,7 +67,7 @@ def test_a_fix_that_is_asked_for_again(healed: World) -> None:
 def test_nodes_that_disagree(healed: World) -> None:
     sim = healed.nodes[1]
     assert sim.node is not None
-    sim.node.mesh.append("alert", b"", healed.clock.instant())
+    sim.node.mesh.feeds.made_durable([sim.node.mesh.append("alert", b"", healed.clock.instant())])
     assert found(healed) == {"M3"}
 
 
