@@ -181,6 +181,67 @@ def test_who_missed_the_accusations_asks(net: Any) -> None:
     assert world.run(DEATH_S, lambda: world.state("d", "c") == "dead")
 
 
+# -- kinds of silence ------------------------------------------------------------------------------------------------
+
+
+def test_an_agent_that_is_killed_while_its_host_is_up_is_agent_down_at_once(net: Any) -> None:
+    world = net.formed("a", "b", "c")
+    world["c"].gone = False
+    world.kill("c")
+    assert world.run(1.4, lambda: world.state("a", "c") == world.state("b", "c") == "agent_down"), "long before a suspicion is over"
+    assert set(world["a"].mesh.members[world["c"].id].evidence.values()) == {"refused"}
+    assert len(world["a"].mesh.members[world["c"].id].evidence) == 2
+    world.run(DEATH_S)
+    for name in "ab":
+        assert world.changes(name, "c") == ["alive", "suspect", "agent_down"], "and stays so"
+        assert world[name].disk["members", (world["c"].id,)]["state"] == "agent_down"
+    world.start("c")
+    assert world.run(3, world.all_know_all)
+
+
+def test_one_refusal_alone_is_not_believed(net: Any) -> None:
+    """a's way to c ends at a host that refuses; b reaches c."""
+    world = net.formed("a", "b", "c")
+    world.tell("b", world.accusation("a", "c", evidence="refused"))
+    assert world.state("b", "c") == "suspect"
+    assert world.run(3, lambda: world.state("b", "c") == "alive")
+    assert world.changes("b", "c") == ["alive", "suspect", "alive"]
+
+
+def test_a_host_that_goes_down_after_its_agent_is_dead(net: Any) -> None:
+    world = net.formed("a", "b", "c")
+    world["c"].gone = False
+    world.kill("c")
+    assert world.run(2, lambda: world.state("a", "c") == world.state("b", "c") == "agent_down")
+    world["c"].gone = True
+    assert world.run(DEATH_S, lambda: world.state("a", "c") == world.state("b", "c") == "dead")
+    assert set(world["a"].mesh.members[world["c"].id].evidence.values()) == {"silent"}
+
+
+def test_who_accepts_and_says_nothing_is_stalled_and_dead_only_later(net: Any) -> None:
+    world = net.formed("a", "b", "c")
+    world.mute["c"] = "mute"
+    world.kill("c")
+    assert world.run(DEATH_S, lambda: world.state("a", "c") == world.state("b", "c") == "stalled")
+    world.run(20)
+    assert world.state("a", "c") == world.state("b", "c") == "stalled"
+    assert world.run(30, lambda: world.state("a", "c") == world.state("b", "c") == "dead")
+    assert world.changes("a", "c") == ["alive", "suspect", "stalled", "dead"]
+
+
+def test_who_says_that_it_restarts_is_nobodys_suspect(net: Any) -> None:
+    world = net.formed("a", "b", "c")
+    world["c"].mesh.restart()
+    world.settle(world["c"])
+    world.run(0.1)
+    world["c"].gone = False
+    world.kill("c")
+    world.run(5)
+    world.start("c")
+    assert world.run(3, world.all_know_all)
+    assert all(world.changes(name, "c") == ["alive", "agent_down", "alive"] for name in "ab")
+
+
 # -- probes ----------------------------------------------------------------------------------------------------------
 
 
