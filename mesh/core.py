@@ -263,7 +263,7 @@ class Mesh:
             self._out.send_bulk(signer, source, Claims(((held.claim, held.certificate_data),)))
         own.heard_from(signer, now)
         if self.members[signer].alive.incarnation > known:
-            own.tell_all((hello.claim, hello.certificate))
+            own.tell_all((hello.claim, hello.certificate), but=signer)
         if hello.token:
             to = self._greeter.hello(own.claim, self._context.certificate, source, signer, hello.token, ask=False)
             self._out.send_clear(source, to)

@@ -104,11 +104,14 @@ class Membership(MemberTable):
             hello = self._context.greeter.hello(self.claim, self._context.certificate, address, to, b"", ask=True)
             self._out.send_clear(address, hello)
 
-    def tell_all(self, claim: SignedClaim, *besides: bytes) -> None:
-        """First-hand news goes out at once: to everyone in a small mesh, to a few in a large one; the piggyback does the rest."""
+    def tell_all(self, claim: SignedClaim, *besides: bytes, but: bytes = b"") -> None:
+        """First-hand news goes out at once: to everyone in a small mesh, to a few in a large one; the piggyback does the rest.
+
+        ``but`` knows it already.
+        """
         present = self.present()
         told = present if len(present) <= self._limits.small else self._context.choose(present, 2 * self._limits.gossip_fanout)
-        for node in sorted({*told, *besides} & self.members.keys()):
+        for node in sorted({*told, *besides} & self.members.keys() - {but}):
             self.send(node, Claims((claim,)))
 
     def leave(self) -> None:
@@ -337,7 +340,7 @@ class Membership(MemberTable):
             return
         self.send(member.node, Claims(((claim, b""),)))
         self._accused(member, self._context.id, evidence, claim, now)
-        self.tell_all((claim, b""))
+        self.tell_all((claim, b""), but=member.node)
 
     def _accusation(self, member: Member, evidence: str) -> bytes:
         suspect = [member.node, member.alive.incarnation, self._context.id, evidence]

@@ -5,13 +5,17 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import pytest
 
+from cloudisense.keys.encoding import pack
+from cloudisense.keys.envelope import seal
+from cloudisense.keys.identity import Identity
 from cloudisense.keys.testing import WALL_MS, TestMember, TestMesh, issue_for_tests
 from cloudisense.mesh.core import Mesh
 from cloudisense.mesh.effects import Address, Knock, Persist, Put, Send, SendBulk
-from cloudisense.mesh.events import EntryArrived, EntryDelivered, Knocked, Persisted, PortRefused
+from cloudisense.mesh.events import EntryArrived, EntryDelivered, Knocked, MemberChanged, Persisted, PortRefused
 from cloudisense.mesh.instant import NS_PER_MS, NS_PER_S, Instant
 from cloudisense.mesh.limits import Limits
 from cloudisense.mesh.outbound import News
@@ -242,6 +246,35 @@ class Net:
         host = self.hosts[name]
         host.mesh.append("alert", body, self.instant())
         self.settle(host)
+
+    @classmethod
+    def formed(cls, *names: str, **options: Any) -> "Net":
+        """All know all, and what they know is on disk, too."""
+        world = cls(*names, **options)
+        assert world.run(5, world.all_know_all)
+        assert world.run(5, world.same_feeds)
+        world.run(0.01)
+        return world
+
+    def leave(self, name: str) -> None:
+        self.hosts[name].mesh.leave()
+        self.settle(self.hosts[name])
+
+    def claim(self, by: Identity, kind: str, body: object) -> tuple[bytes, bytes]:
+        """``body``, signed, as it rides on a message."""
+        return seal(by, kind, self.keys.mesh_id, pack(body)), b""
+
+    def accusation(self, by: str, of: str, incarnation: int = 0, evidence: str = "silent") -> tuple[bytes, bytes]:
+        suspect = [self.hosts[of].id, incarnation or self.hosts[of].mesh.incarnation, self.hosts[by].id, evidence]
+        return self.claim(self.hosts[by].member.identity, "suspect", suspect)
+
+    def tell(self, to: str, *claims: tuple[bytes, bytes]) -> None:
+        """Claims as a peer's gossip brings them."""
+        self.hosts[to].mesh._membership.take_claims(claims, self.instant())
+        self.settle(self.hosts[to])
+
+    def changes(self, at: str, of: str) -> list[str]:
+        return [item.state for item in self.hosts[at].news if isinstance(item, MemberChanged) and item.node == self.hosts[of].id]
 
     def state(self, at: str, of: str) -> str:
         member = self.hosts[at].mesh.members.get(self.hosts[of].id)

@@ -15,16 +15,20 @@ LIMIT = 4096
 NUMBERS = st.integers(-(2**63), 2**64 - 1)
 CLAIMS = st.lists(st.tuples(st.binary(max_size=40), st.binary(max_size=40)), max_size=3).map(tuple)
 VECTOR = st.lists(st.tuples(st.binary(max_size=32), NUMBERS, NUMBERS), max_size=3).map(tuple)
+HEADS = st.lists(st.tuples(st.binary(max_size=32), NUMBERS, st.booleans()), max_size=3).map(tuple)
+PARTS = st.lists(st.binary(max_size=60), max_size=3).map(tuple)
 MESSAGES = st.one_of(
     st.builds(wire.Ping, NUMBERS, st.binary(max_size=8), CLAIMS),
     st.builds(wire.Ack, NUMBERS, st.binary(max_size=8), CLAIMS),
     st.builds(wire.PingRequest, NUMBERS, st.binary(max_size=32)),
     st.builds(wire.Nack, NUMBERS),
     st.builds(wire.Claims, CLAIMS),
-    st.builds(wire.Push, st.lists(st.binary(max_size=60), max_size=3).map(tuple)),
+    st.builds(wire.Push, PARTS, st.booleans()),
     st.builds(wire.Got, VECTOR),
-    st.builds(wire.PushPull, CLAIMS, VECTOR, st.booleans()),
+    st.builds(wire.PushPull, CLAIMS, HEADS, VECTOR, NUMBERS, st.booleans()),
     st.builds(wire.Direct, st.binary(max_size=60)),
+    st.builds(wire.Rosters, PARTS),
+    st.builds(wire.Relay, PARTS, st.binary(max_size=32), st.binary(max_size=32)),
 )
 
 
@@ -47,7 +51,10 @@ def test_there_and_back(message: Message) -> None:
 
 def test_every_message_has_the_tag_that_the_page_gives_it() -> None:
     tags = {kind.__name__: kind.__struct_config__.tag for kind in get_args(Message)}
-    assert tags == {"Ping": 1, "Ack": 2, "PingRequest": 3, "Nack": 4, "Claims": 5, "Push": 6, "Got": 7, "PushPull": 8, "Direct": 9}
+    assert tags == {
+        "Ping": 1, "Ack": 2, "PingRequest": 3, "Nack": 4, "Claims": 5, "Push": 6, "Got": 7, "PushPull": 8, "Direct": 9,
+        "Rosters": 10, "Relay": 11,
+    }  # fmt: skip
     assert encode(wire.Ping(7, b"digest..", ())) == bytes.fromhex("94 01 07 c4 08") + b"digest.." + b"\x90"
 
 
@@ -74,10 +81,13 @@ def test_random_bytes_are_refused_or_a_message(data: bytes) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        [], [0], [10, b""], ["1", 1, b"", []], [1, 1, b""], [1, "1", b"", []], [1, 1, "text", []], [1, 1.0, b"", []],
-        [5, [[b"claim"]]], [5, [[b"claim", b"", b""]]], [5, [["claim", ""]]], [6, b"entry"], [6, ["text"]], [7, [[b"", 1]]],
+        [], [0], [12, b""], ["1", 1, b"", []], [1, 1, b""], [1, "1", b"", []], [1, 1, "text", []], [1, 1.0, b"", []],
+        [5, [[b"claim"]]], [5, [[b"claim", b"", b""]]], [5, [["claim", ""]]], [6, b"entry", True], [6, ["text"], True],
+        [6, [b"entry"]], [6, [b"entry"], 1], [7, [[b"", 1]]],
         [7, [[b"", 1, True]]],
-        [8, [], [], 1], [9, "body"], [9, None], {1: 2}, {"sequence": 1}, 1, None, "text",
+        [8, [], [], 1], [8, [], [], [], 1, 1], [8, [], [[b"", 1, 1]], [], 1, True], [8, [], [], [], True, True],
+        [10, b"roster"], [10, ["text"]], [11, [], b""], [11, b"", b"", b""], [11, [], "a", "b"],
+        [9, "body"], [9, None], {1: 2}, {"sequence": 1}, 1, None, "text",
     ],
 )  # fmt: skip
 def test_wrong_types_are_refused(value: object) -> None:

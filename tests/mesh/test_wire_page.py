@@ -1,8 +1,9 @@
 """docs/wire.md says what the code does: names, tags, order of fields, vectors."""
 
+import hashlib
 import re
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -14,7 +15,7 @@ from cloudisense.keys.encoding import pack
 from cloudisense.keys.envelope import seal
 from cloudisense.keys.identity import Identity
 from cloudisense.keys.session import SessionKey, Sessions
-from cloudisense.mesh import feed, hello, limits, member, wire
+from cloudisense.mesh import core, feed, hello, limits, member, outbound, silence, wire
 from cloudisense.mesh.instant import Instant
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/wire.md").read_text(encoding="utf-8")
@@ -22,7 +23,8 @@ ROWS = dict(re.findall(r"^\| (\w+) \| (`\w+`.*) \|$", PAGE, re.MULTILINE))
 """Structure -> its fields, of the tables with two columns."""
 TAGGED = [*get_args(wire.Message), entries.StepRequest, entries.StepReply]
 PLAIN: list[type[msgspec.Struct]] = [
-    hello.Hello, member.Alive, member.Suspect, member.Left, feed._Body, plan.Plan, plan.Step, plan.Candidate, plan.Measured,
+    hello.Hello, member.Alive, member.Suspect, member.Left, member.Restarting, feed._Body,
+    plan.Plan, plan.Step, plan.Candidate, plan.Measured,
     roster.SignedRoster, roster.Roster, roster.Issuer, certificate.Certificate, joining.JoinRequest, joining.JoinReply, invite.Token,
 ]  # fmt: skip
 NODE, OTHER, MESH = b"\x11" * 32, b"\x22" * 32, b"\x33" * 32
@@ -59,7 +61,12 @@ def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
         f"at most {bounds.bulk_bytes})",
         f"| `entry` | its node | Entry | {bounds.entry_bytes} |",
         f"| `alive` | its node | Alive | {bounds.claim_bytes} |",
+        f"| `restarting` | its node | Restarting | {bounds.claim_bytes} |",
         f"{bounds.hellos_per_source_s} hellos a second per source and {bounds.hellos_s} in all",
+        f"where more than {bounds.small} others are present",
+        f"after {bounds.suspicion_ms / 1000} to {bounds.suspicion_max_mult * bounds.suspicion_ms / 1000} s in a mesh of up\n  to ten",
+        f"`stalled` is dead after {bounds.stalled_ms // 1000} s more",
+        f"within {bounds.flap_window_ms // 60_000} minutes is given {bounds.flap_hold_ms // 1000} s more",
     ):
         assert words in PAGE
 
@@ -75,6 +82,28 @@ def test_the_vectors_on_the_page_are_what_comes_out() -> None:
         plan.Plan(NODE, "i", (step,), "any", "words").hash,
     ):
         assert f"`{vector.hex()}`" in PAGE
+
+
+def test_the_digest_on_the_page_is_what_comes_out(net: Any) -> None:
+    world = net.formed("a", "b", "c")
+    world.say("a")
+    world.leave("c")
+    world.run(2)
+    a, known = world["a"], world["a"].mesh.members
+    things = [pack([node, member.alive.incarnation, member.state == "left"]) for node, member in known.items()]
+    things += [pack([a.id, a.mesh.incarnation, False]), pack(len(a.mesh.roster_chain)), *(entry.data for entry in a.mesh.feeds.all())]
+    total = sum(int.from_bytes(hashlib.sha256(thing).digest()[:8], "big") for thing in things)
+    assert len(things) == 5
+    assert a.mesh._delivery.digest() == (total % 2**64).to_bytes(8, "big")
+
+
+def test_the_page_has_all_that_goes_into_a_mesh_and_comes_out() -> None:
+    for kind in (*get_args(core.Event), *get_args(outbound.Effect)):
+        assert f"{kind.__name__}({', '.join(kind.__dataclass_fields__)})" in PAGE
+    for kind in get_args(outbound.News):
+        assert re.search(rf"poll_news.*\b{kind.__name__}\b", PAGE)
+    for evidence in get_args(silence.Evidence):
+        assert f"`{evidence}`" in PAGE
 
 
 def test_the_page_stays_short() -> None:
