@@ -40,8 +40,13 @@ def test_who_is_gone_neither_acts_nor_is_present() -> None:
     world.clock.run(10 * NS_PER_S, lambda: False)
     gone = world.nodes[1].member.identity.id
     assert speech(world).present(gone) and speech(world).may_act(gone)
+    assert speech(world).holder_for(gone) == gone
     world.crash(world.nodes[1])
     world.clock.run(60 * NS_PER_S, lambda: False)
     assert not speech(world).present(gone) and not speech(world).may_act(gone)
+    own = world.nodes[0].member.identity.id
+    assert [speech(world).holder_for(node) for node in (gone, own, bytes(32))] == [own, own, bytes(32)], "what it offered, we do"
+    world.nodes[0].node.mesh.members[gone].state = "left"
+    assert speech(world).holder_for(gone) == gone, "who left or was revoked offers nothing"
     assert speech(world).present(world.nodes[0].member.identity.id)
     assert not speech(world).present(bytes(32))
