@@ -221,9 +221,9 @@ class Coordinator:
                 self._requests.notify("refused", incident.id, f"offer of {self._speech.name_of(helper)}: {refusal.reason}")
         if acceptable:
             _, helper, offer = max(acceptable, key=lambda item: item[0])
-            # A good plan outlives its author: of a helper that is gone we run it ourselves.
-            holder = helper if self._speech.present(helper) else self._own
-            self.remember_plan(offer.plan)
+            holder = self._speech.holder_for(helper)
+            if holder == self._own:
+                self.remember_plan(offer.plan)
             self._grant(incident, holder, offer.plan, now)
 
     def check(self, incident: Incident, helper: bytes, offer: Offer) -> Refused | None:
@@ -231,7 +231,7 @@ class Coordinator:
         plan = offer.plan
         if offer.planner not in PLANNER_RANK or not 0 <= offer.confidence <= 1:
             return Refused("malformed offer")
-        if not self._speech.may_act(helper):
+        if not self._speech.may_act(self._speech.holder_for(helper)):
             return Refused("this node may not act for others")
         if plan.gate != self._own or plan.incident != incident.id:
             return Refused("the plan is for something else")

@@ -46,4 +46,10 @@ class Speech:
         if node == self._mesh.id:
             return True
         member = self._mesh.members.get(node)
-        return member is not None and "actor" in member.certificate.roles
+        return member is not None and member.present and "actor" in member.certificate.roles
+
+    def holder_for(self, helper: bytes) -> bytes:
+        """Who carries out what ``helper`` offered: itself, or we, where it failed since. Who left, or was revoked, offers nothing."""
+        member = self._mesh.members.get(helper)
+        failed = member is not None and not member.present and member.state != "left" and "actor" in member.certificate.roles
+        return self._mesh.id if failed else helper

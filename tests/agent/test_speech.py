@@ -33,15 +33,20 @@ def test_only_actors_act(world: World) -> None:
     assert not speech(world).may_act(bytes(32))
 
 
-def test_who_is_gone_is_not_present_and_keeps_its_role() -> None:
+def test_who_is_gone_neither_acts_nor_is_present() -> None:
     world = World(2, builtin_actions(), nodes=3)
     for sim in world.nodes:
         world.start(sim)
     world.clock.run(10 * NS_PER_S, lambda: False)
     gone = world.nodes[1].member.identity.id
     assert speech(world).present(gone) and speech(world).may_act(gone)
+    assert speech(world).holder_for(gone) == gone
     world.crash(world.nodes[1])
     world.clock.run(60 * NS_PER_S, lambda: False)
-    assert not speech(world).present(gone) and speech(world).may_act(gone)
+    assert not speech(world).present(gone) and not speech(world).may_act(gone)
+    own = world.nodes[0].member.identity.id
+    assert [speech(world).holder_for(node) for node in (gone, own, bytes(32))] == [own, own, bytes(32)], "what it offered, we do"
+    world.nodes[0].node.mesh.members[gone].state = "left"
+    assert speech(world).holder_for(gone) == gone, "who left or was revoked offers nothing"
     assert speech(world).present(world.nodes[0].member.identity.id)
     assert not speech(world).present(bytes(32))
