@@ -8,12 +8,16 @@ from functools import cache
 
 import pytest
 
+from cloudisense.keys.encoding import pack
+from cloudisense.keys.envelope import seal
+from cloudisense.keys.identity import Identity
 from cloudisense.keys.testing import WALL_MS, TestMember, TestMesh, issue_for_tests
 from cloudisense.mesh.core import Mesh
 from cloudisense.mesh.effects import Address, Persist, Put, Send, SendBulk
 from cloudisense.mesh.events import EntryArrived, EntryDelivered, Persisted
 from cloudisense.mesh.instant import NS_PER_MS, NS_PER_S, Instant
 from cloudisense.mesh.limits import Limits
+from cloudisense.mesh.member import Suspect
 from cloudisense.mesh.outbound import News
 from cloudisense.mesh.stored import Stored
 
@@ -83,6 +87,15 @@ class Net:
         self._turn = 0
         for name in names:
             self.add(name, up)
+
+    @classmethod
+    def formed(cls, *names: str, limits: Limits = LIMITS) -> "Net":
+        """A mesh in which all know all, and that is on disk."""
+        world = cls(*names, limits=limits)
+        assert world.run(5, world.all_know_all)
+        assert world.run(5, world.same_feeds)
+        world.run(0.01)
+        return world
 
     def __getitem__(self, name: str) -> Host:
         return self.hosts[name]
@@ -191,6 +204,22 @@ class Net:
                 host.bulk.append(data)
                 host.mesh.handle_bulk(peer, data, self.instant())
                 self.settle(host)
+
+    # -- words of members, true and false --------------------------------------------------------------------------------
+
+    def claim(self, by: Identity, kind: str, body: object) -> tuple[bytes, bytes]:
+        """A claim as ``by`` would sign it, without a certificate."""
+        return seal(by, kind, self.keys.mesh_id, pack(body)), b""
+
+    def accusation(self, by: str, of: str, incarnation: int = 0) -> tuple[bytes, bytes]:
+        accused = self.hosts[of]
+        body = Suspect(accused.id, incarnation or accused.mesh.incarnation, self.hosts[by].id)
+        return self.claim(self.hosts[by].member.identity, "suspect", body)
+
+    def tell(self, to: str, *claims: tuple[bytes, bytes]) -> None:
+        """Claims as a peer's gossip brings them."""
+        self.hosts[to].mesh._membership.take_claims(claims, self.instant())
+        self.settle(self.hosts[to])
 
     # -- time ----------------------------------------------------------------------------------------------------------
 
