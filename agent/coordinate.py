@@ -171,7 +171,9 @@ class Coordinator:
         candidates = candidates_for(self._catalogue, measured, *goals, excluded)
         self._tell_dropped(incident, measured, {step for c in candidates for step in c.steps}, goal)
         if not candidates:
-            self._close(incident, "escalated", "nothing in the catalogue would free enough here", case.reading, now)
+            # Measuring takes a while on a large tree: is it still so?
+            why, reading = "nothing in the catalogue would free enough here", case.reading
+            self._verify(incident, now, self._clear, lambda _, later: self._close(incident, "escalated", why, reading, later))
         elif case.round > self._settings.rounds:
             self._close(incident, "escalated", f"{self._settings.rounds} plans did not heal it", case.reading, now)
         else:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from cloudisense.keys.certificate import check_certificate
 from cloudisense.keys.encoding import pack, unpack
-from cloudisense.keys.envelope import open_envelope, seal
+from cloudisense.keys.envelope import open_envelope
 from cloudisense.keys.errors import RemoteProtocolError, invariant
 from cloudisense.keys.session import SessionKey
 from cloudisense.mesh.address import reachable
@@ -117,12 +117,12 @@ class Membership(MemberTable):
     def leave(self) -> None:
         """Tell everyone that we go on purpose."""
         self._leaving = True
-        self.tell_all((self._seal("left", Left(self._context.id, self.incarnation)), b""))
+        self.tell_all((self._context.seal("left", Left(self._context.id, self.incarnation)), b""))
 
     def restart(self) -> None:
         """Tell everyone that only our agent stops, and only for a moment."""
         self._leaving = True
-        self.tell_all((self._seal("restarting", Restarting(self._context.id, self.incarnation)), b""))
+        self.tell_all((self._context.seal("restarting", Restarting(self._context.id, self.incarnation)), b""))
 
     def gossip(self, now: Instant) -> None:
         """Between probes, spread what is new to a few members."""
@@ -232,12 +232,12 @@ class Membership(MemberTable):
         if heard.accused == self._context.id:
             # Whoever says so, present or not: it may be us who were cut off.
             if heard.incarnation == self.incarnation and not self._leaving:
-                self._check_signer(claim, "suspect", heard.accuser)
+                self._context.check_signer(claim, "suspect", heard.accuser)
                 self._claim_anew(heard.accuser)
             return
         known = self.members.get(heard.accused)
         if known is not None and accuser.present and accusation_counts(known, heard):
-            self._check_signer(claim, "suspect", heard.accuser)
+            self._context.check_signer(claim, "suspect", heard.accuser)
             self._accused(known, heard.accuser, heard.evidence, claim, now)
             if self.is_confirmer(self._context.id, known.node, self._limits.confirmers):
                 self.confirm(known.node, now)
@@ -257,7 +257,7 @@ class Membership(MemberTable):
         known = self.members.get(heard.node)
         if known is None or not departure_counts(known, heard) or (kind == "restarting" and known.state == "agent_down"):
             return
-        self._check_signer(claim, kind, heard.node)
+        self._context.check_signer(claim, kind, heard.node)
         self._spread(heard.node, heard.node, (claim, b""))
         known.departure, known.left_at = claim, heard.incarnation
         if kind == "left":
@@ -285,10 +285,6 @@ class Membership(MemberTable):
     def _keep_departure(self, member: Member) -> None:
         """So that a restart, which believes every stored claim at first, does not bring the member back."""
         self._out.persist((Put("meta", {"key": DEPARTURE + member.node.hex(), "value": member.departure}),))
-
-    def _check_signer(self, claim: bytes, kind: str, signer: bytes) -> None:
-        if open_envelope(claim, self._context.mesh_id, kind, self._limits.claim_bytes).signer != signer:
-            raise RemoteProtocolError("claim in another's name")
 
     def rekey(self) -> None:
         """Go over to a new session key, published in a new claim; the old one opens for two more minutes (DESIGN section 3.1)."""
@@ -323,10 +319,7 @@ class Membership(MemberTable):
         stored = self._context.stored
         host, port = stored.address
         public = self._context.sessions.key.public
-        return self._seal("alive", Alive(self._context.id, stored.name, host, port, self.incarnation, stored.boot, public))
-
-    def _seal(self, kind: str, body: object) -> bytes:
-        return seal(self._context.identity, kind, self._context.mesh_id, pack(body))
+        return self._context.seal("alive", Alive(self._context.id, stored.name, host, port, self.incarnation, stored.boot, public))
 
     # -- suspicion -----------------------------------------------------------------------------------------------------
 
@@ -344,7 +337,7 @@ class Membership(MemberTable):
 
     def _accusation(self, member: Member, evidence: str) -> bytes:
         suspect = [member.node, member.alive.incarnation, self._context.id, evidence]
-        return self._seal("suspect", suspect)
+        return self._context.seal("suspect", suspect)
 
     def _accused(self, member: Member, accuser: bytes, evidence: str, claim: bytes, now: Instant) -> None:
         settled = member.state in ("agent_down", "stalled")

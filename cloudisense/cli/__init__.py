@@ -5,6 +5,7 @@ import sys
 import typer
 
 from cloudisense.cli import demo, forget, llm, mesh, roster, show, sim
+from cloudisense.keys.errors import RemoteProtocolError
 
 app = typer.Typer(
     name="cloudisense",
@@ -36,6 +37,8 @@ def main() -> None:
         _fail("interrupted", 130)
     except ValueError as error:
         _fail(str(error), 1)
+    except RemoteProtocolError as error:  # nothing is read from outside here but what the state folder kept of it
+        _fail(f"the state database is damaged: {error.reason}; restore a copy, or join anew with another --state", 1)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)

@@ -8,6 +8,7 @@ import pytest
 from cloudisense.agent import coordinate as module
 from cloudisense.agent.entries import Failed, StepRequest
 from cloudisense.agent.plan import Plan
+from cloudisense.agent.settings import Settings
 from cloudisense.host.catalogue import builtin_actions
 from cloudisense.keys.capability import Capability
 from cloudisense.keys.encoding import pack
@@ -20,8 +21,9 @@ from cloudisense.sim.world import World
 class Host:
     """A subject, two helpers, and a full disk."""
 
-    def __init__(self, seed: int = 1, nodes: int = 3) -> None:
-        self.world = World(seed, builtin_actions(), nodes)
+    def __init__(self, seed: int = 1, settings: Settings | None = None) -> None:
+        self.world = World(seed, builtin_actions())
+        self.world.nodes[0].settings = settings or Settings()
         furnish(self.world)
         for sim in self.world.nodes:
             self.world.start(sim)
@@ -208,17 +210,39 @@ def test_a_kind_or_a_target_that_is_no_longer_watched_ends_at_the_restart(host: 
     assert host.incident.verdict == "/vol is not watched here any more"
 
 
+def spread(host: Host, parts: int) -> None:
+    """Three ``parts``-ths of what fills the disk can be freed, in three folders: none is enough by itself."""
+    big = [f for f in host.sim.host.files if f.folder == "/vol/scratch" and not f.canary]
+    for i, file in enumerate(big):
+        places = (("/vol/cache", 100), ("/vol/logs", 100), ("/vol/scratch", 90_000))
+        file.folder, file.age_s = places[i % parts] if i % parts < 3 else ("/vol/scratch", 100)
+
+
+def test_steps_that_take_longer_than_a_capability_still_get_done() -> None:
+    """Each lapses after one step. As long as a step was done under it, there is another one for the rest."""
+    host = Host(5, settings=Settings(lapse_ms=30, lapse_per_step_ms=1))
+    spread(host, 15)
+    host.state("resolved", "escalated")
+    assert host.incident.state == "resolved", host.incident.verdict
+    assert len(host.sim.host.ran) == len(set(host.sim.host.ran)) == 3
+    assert len({nonce for _, nonce, _ in host.world.ran}) == 3
+    host.until(lambda: False, 60)
+    assert violations(host.world) == []
+
+
+def test_an_answer_that_comes_after_the_end(host: Host) -> None:
+    """It ended while a sample was under way: one end is enough."""
+    host.state("verifying")
+    host.world.command(host.sim, lambda node: node.agent._coordinator.overdue(host.incident.id, host.world.clock.instant()))
+    host.until(lambda: False, 10)
+    assert host.incident.state == "escalated"
+    assert len(host.said("closed")) == 1
+
+
 def test_the_rest_of_a_plan_is_done_by_the_subject() -> None:
     """Several steps; the holder dies after the first. Nothing is done twice, and each step has its capability."""
     host = Host(5)
-    files = host.sim.host.files
-    for file in files:
-        if file.folder == "/vol/scratch" and not file.canary:
-            file.age_s = 100  # too new for any purge
-    big = [f for f in files if f.folder == "/vol/scratch" and not f.canary]
-    for i, file in enumerate(big):
-        if i % 8 < 3:  # six or seven megabytes each: none of them is enough by itself
-            file.folder, file.age_s = (("/vol/cache", 100), ("/vol/logs", 100), ("/vol/scratch", 90_000))[i % 8]
+    spread(host, 8)
     host.state("acting")
     assert host.incident.capability.steps > 1
     holder = host.world.nodes[1]

@@ -226,6 +226,14 @@ def test_a_new_capability_takes_the_place_of_the_old(rig) -> None:
     assert scene.tick(250) == 1
 
 
+def test_a_capability_of_an_earlier_boot_that_comes_late_changes_nothing(rig) -> None:
+    scene = offered(rig)
+    capability = scene.grant()
+    old = rig.capability(scene.words.said[0].plan, nonce=b"0" * 16)
+    scene.helper.granted(scene.incident, old, at(1))
+    assert list(scene.helper._drives) == [capability.nonce]
+
+
 @pytest.mark.parametrize("hours", [24])
 def test_no_subject_makes_a_helper_ask_for_ever(rig, hours: int) -> None:
     scene = offered(rig)

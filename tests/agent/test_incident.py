@@ -187,6 +187,12 @@ def test_steps_of_another_capability_do_not_count(rig) -> None:
     assert incident.state == "acting"
 
 
+def test_rounds_go_up(rig) -> None:
+    """Or offers of a round that is over would count again."""
+    incident = begin(rig)
+    assert [say(rig, incident, rig.help(round)) for round in (0, 2, 2, 1, 3)] == [False, True, False, False, True]
+
+
 def test_one_offer_of_a_helper_in_a_round(rig) -> None:
     incident = begin(rig)
     say(rig, incident, rig.help(1, 0, 1))

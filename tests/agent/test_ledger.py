@@ -1,5 +1,6 @@
 """All incidents that a node knows, and what they teach."""
 
+import msgspec
 import pytest
 
 from cloudisense.agent import ledger as module
@@ -64,6 +65,8 @@ def test_nobody_opens_an_incident_for_another(rig) -> None:
     ledger = book(rig)
     assert tell(ledger, rig, rig.alert(), rig.other) is None
     assert tell(ledger, rig, alert_of(rig.other, rig.wall_ms + 1), rig.other) is None, "the id is of another time"
+    disguised = msgspec.structs.replace(alert_of(rig.other, rig.wall_ms), key=rig.key)
+    assert tell(ledger, rig, disguised, rig.other) is None, "it would keep the subject from seeing its own trouble as new"
     assert not ledger.incidents
     assert tell(ledger, rig, rig.alert()) is not None
     assert tell(ledger, rig, rig.alert()) is None, "once"
@@ -95,6 +98,15 @@ def test_a_flood_drives_out_only_its_own(rig) -> None:
         tell(ledger, rig, alert_of(rig.other, rig.wall_ms, f"/{i}"), rig.other)
     assert len(ledger.incidents) == 10
     assert {rig.incident, honest.incident} <= ledger.incidents.keys()
+
+
+def test_our_own_go_last(rig) -> None:
+    ledger = book(rig, rig.subject.id, limit=8)
+    for i in range(6):
+        tell(ledger, rig, alert_of(rig.subject, rig.wall_ms, f"/own{i}"))
+    for i in range(6):
+        tell(ledger, rig, alert_of(rig.other, rig.wall_ms, f"/{i}"), rig.other)
+    assert sum(i.subject == rig.subject.id for i in ledger.incidents.values()) == 6
 
 
 def test_ended_ones_go_first(rig) -> None:

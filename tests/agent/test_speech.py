@@ -46,7 +46,9 @@ def test_who_is_gone_neither_acts_nor_is_present() -> None:
     assert not speech(world).present(gone) and not speech(world).may_act(gone)
     own = world.nodes[0].member.identity.id
     assert [speech(world).holder_for(node) for node in (gone, own, bytes(32))] == [own, own, bytes(32)], "what it offered, we do"
-    world.nodes[0].node.mesh.members[gone].state = "left"
+    node = world.nodes[0].node
+    assert node is not None
+    node.mesh.members[gone].state = "left"
     assert speech(world).holder_for(gone) == gone, "who left or was revoked offers nothing"
     assert speech(world).present(world.nodes[0].member.identity.id)
     assert not speech(world).present(bytes(32))

@@ -102,14 +102,15 @@ async def test_an_answer_that_is_none(tmp_path: Path, answer: bytes) -> None:
         assert await ask(tmp_path / "agent.sock", "status") is None
 
 
-async def test_a_running_agent_is_not_disturbed(founded: Path, start: Callable[..., Any], cli: Callable[..., Any]) -> None:
+async def test_a_running_agent_is_not_disturbed(founded: Path, start: Callable[..., Any]) -> None:
     agent = start(founded)
     path = founded / "agent.sock"
     assert b"unknown command" in await send(path, b"\xff\xfe leave\n")
     assert await send(path, b"x" * (2 * LINE_BYTES)) == b""
     _, writer = await asyncio.open_unix_connection(str(path))
     writer.write(b"stat")
-    assert cli("status", "--state", founded, "--json").json["running"]
+    status = await ask(path, "status")
+    assert status is not None and status["running"]
     code, seconds = agent.stop()
     assert (code, agent.errors) == (0, "") and seconds < 3
     writer.close()

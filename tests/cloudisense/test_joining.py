@@ -85,6 +85,7 @@ class Mesh:
             yield self
         finally:
             await server.close()
+            await asyncio.sleep(0.02)  # the joiner's connections end a few turns of the loop after their session
             self.store.close()
 
 

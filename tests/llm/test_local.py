@@ -9,6 +9,8 @@ from cloudisense.agent.plan import Candidate, Measured, PlanRequest
 from cloudisense.llm.grammar import plan_grammar
 from cloudisense.llm.messages import CANDIDATES_MAX
 
+pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("model")]  # its thread gets what busy cores leave
+
 
 @pytest.fixture(scope="module")
 def model(model_path: Path):

@@ -267,7 +267,7 @@ def test_who_dies_is_waited_for_no_longer(net: Any) -> None:
     world = formed(net, "a", "b", "c")
     world.kill("c")
     world.say("a")
-    world.run(3)
+    world.run(1)
     assert world["a"].delivered() == 0
     assert world.run(60, lambda: world["a"].delivered() == 1)
     assert world.state("a", "c") == "dead"

@@ -11,9 +11,9 @@ LIMITS = Limits()
 
 
 def test_a_lone_accuser_waits_four_times_as_long_as_three_that_agree() -> None:
-    assert [suspicion_ms(LIMITS, 5, accusers) for accusers in (1, 4, 9)] == [5_600, 1_400, 1_400]
-    assert suspicion_ms(LIMITS, 2, 1) == 1_400, "two nodes: nobody could confirm, so nothing is gained by waiting"
-    assert suspicion_ms(LIMITS, 1000, 4) == 4_200, "log10 of a thousand"
+    assert [suspicion_ms(LIMITS, 5, accusers) for accusers in (1, 4, 9)] == [4_800, 1_200, 1_200]
+    assert suspicion_ms(LIMITS, 2, 1) == 1_200, "two nodes: nobody could confirm, so nothing is gained by waiting"
+    assert suspicion_ms(LIMITS, 1000, 4) == 3_600, "log10 of a thousand"
 
 
 @given(st.integers(0, 5000), st.integers(0, 5000))

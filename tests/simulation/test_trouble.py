@@ -2,6 +2,7 @@
 
 from cloudisense.agent.entries import Escalation, Offer
 from cloudisense.agent.plan import Plan
+from cloudisense.agent.settings import Settings
 from cloudisense.sim.network import Weather
 
 
@@ -100,8 +101,12 @@ def test_what_healed_one_host_is_known_on_another(stage) -> None:
 
 
 def test_a_disk_that_fills_again_before_anyone_looks_is_a_new_incident(stage) -> None:
-    """The detector never saw it low: the end of the incident re-arms it."""
-    s = stage(9)
+    """The detector reads too seldom to see it low: the end of the incident re-arms it."""
+
+    def seldom(world) -> None:
+        world.nodes[0].settings = Settings(sample_ms=10_000, near_sample_ms=10_000)
+
+    s = stage(9, before=seldom)
     s.fill()
     assert s.until(lambda: s.in_state("resolved"))
     s.fill()
@@ -119,6 +124,20 @@ def test_trouble_that_goes_away_by_itself(stage) -> None:
     assert s.incident().state == "cleared"
     assert s.world.ran == []
     assert s.quiet() == []
+
+
+def test_a_plan_that_works_late_needs_no_other(stage) -> None:
+    """The verification failed, and a moment later the space is free after all: nobody is asked for a second plan."""
+    for moment in (lambda s: s.told("measured"), lambda s: s.in_state("failed")):  # before it is measured again, and while it is
+        s = stage(12, before=lambda world: world.nodes[0].host.useless.add("purge_old_files"))
+        s.fill()
+        assert s.until(lambda s=s, moment=moment: bool(moment(s)))
+        s.subject.host.files = [f for f in s.subject.host.files if f.canary or f.folder != "/vol/scratch"]
+        assert s.until(s.over)
+        assert s.incident().state == "cleared"
+        assert s.incident().help.round == 1
+        assert not any("0.0 MB" in text for text in s.told("candidate")), "nobody looks for what frees nothing"
+        assert s.quiet() == []
 
 
 def test_a_guard_that_never_answers_is_escalated_in_time(stage) -> None:

@@ -11,6 +11,11 @@ from typing import Any
 
 import pytest
 
+from cloudisense.clock import read_clock
+from cloudisense.home import Home
+from cloudisense.mesh.effects import Put
+from cloudisense.store import Store
+
 Cli = Callable[..., Any]
 Snapshot = Callable[[Path], dict[str, str]]
 THERE = ("--address", "127.0.0.1:9")
@@ -19,9 +24,6 @@ THERE = ("--address", "127.0.0.1:9")
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A founded node that every test may copy: made once, because making it is a process."""
-    from cloudisense.clock import read_clock
-    from cloudisense.home import Home
-
     home = Home(tmp_path_factory.mktemp("first") / "a")
     home.lock()
     home.found("a", '[mesh]\nbind = "127.0.0.1:0"\n', read_clock())
@@ -45,7 +47,7 @@ def state(first: Path, tmp_path: Path) -> Path:
         (["--nonsense"], ("--nonsense", "cloudisense --help")),
         (["init", "--nonsense"], ("--nonsense", "cloudisense init --help")),
         (["init", "extra"], ("extra",)),
-        (["join"], ("Missing argument",)),
+        (["join"], ("name the invite", "--file")),
         (["llm", "nonsense"], ("nonsense", "cloudisense llm --help")),
         (["sim", "--nodes", "x"], ("--nodes",)),
         (["sim", "nonsense"], ("nonsense", "disk_full")),
@@ -136,6 +138,13 @@ def test_a_damaged_value_in_the_state_database(command: Cli, state: Path, key: s
     connection.close()
     for word in ("up", "status", "members", "invite"):
         command(word, "--state", state).refused("damaged")
+
+
+def test_a_damaged_row_in_the_state_database(command: Cli, state: Path) -> None:
+    store = Store(state / "state.db")
+    store.write([Put("members", {"node": b"n" * 32, "claim": b"\xff", "certificate": b"\xff", "state": "alive", "since_ms": 0})])
+    store.close()
+    command("members", "--state", state).refused("damaged")
 
 
 def test_a_folder_that_cannot_be_written(command: Cli, tmp_path: Path) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from cloudisense.mesh.effects import Put
+from cloudisense.store import Store
+
 Cli = Callable[..., Any]
 Start = Callable[..., Any]
 Port = Callable[[], int]
@@ -39,7 +42,7 @@ def test_two_agents_from_init_to_leave(cli: Cli, command: Cli, start: Start, por
     command("up", "--state", founded).refused("in use by another agent")
     command("invite", "--state", b).refused("may not invite")
     for name in ("a", "b"):
-        command("join", made["token"], "--state", tmp_path / "c", "--name", name).refused("taken", "--name")
+        cli("join", made["token"], "--state", tmp_path / "c", "--name", name).refused("taken", "--name")
     assert command("leave", "--state", b, "--json").json == {"left": "b"}
     assert second.process.wait(20) == 0
     first.expect("member", node="b", state="left")
@@ -78,9 +81,6 @@ def test_the_invite_is_the_one_line_on_stdout(founded: Path, command: Cli) -> No
 
 @pytest.mark.parametrize("text", ["[/nonsense]", "\x1b[2J\x9b31m", "[red]x"])
 def test_what_a_peer_wrote_cannot_steer_the_terminal(founded: Path, command: Cli, text: str) -> None:
-    from cloudisense.mesh.effects import Put
-    from cloudisense.store import Store
-
     store = Store(founded / "state.db")
     words = dict.fromkeys(("subject", "kind", "plan", "planner", "reasoning", "verdict", "findings", "state"), text)
     store.write([Put("incidents", {"id": "abc", **words, "opened_ms": 0, "closed_ms": 0})])
