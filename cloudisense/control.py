@@ -14,11 +14,11 @@ from typing import Any
 LINE_BYTES = 64 * 1024
 TIMEOUT_S = 5.0
 
-Handler = Callable[[str], Awaitable[dict[str, Any]]]
+Handler = Callable[[str, str], Awaitable[dict[str, Any]]]
 
 
 class ControlServer:
-    """Answers commands; ``handler`` gets the command's word."""
+    """Answers commands; ``handler`` gets the command's word and what follows it on the line."""
 
     def __init__(self, path: Path, handler: Handler) -> None:
         self._path = path
@@ -43,19 +43,19 @@ class ControlServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, ValueError, TimeoutError):
             async with asyncio.timeout(TIMEOUT_S):
-                word = (await reader.readline()).decode("ascii", "replace").strip()
-                writer.write(json.dumps(await self._handler(word)).encode() + b"\n")
+                word, _, rest = (await reader.readline()).decode("utf-8", "replace").strip().partition(" ")
+                writer.write(json.dumps(await self._handler(word, rest)).encode() + b"\n")
                 await writer.drain()
         writer.close()
 
 
-async def ask(path: Path, word: str) -> dict[str, Any] | None:
-    """The running agent's answer, or ``None`` when no agent runs there."""
+async def ask(path: Path, word: str, rest: str = "") -> dict[str, Any] | None:
+    """The running agent's answer to ``word`` (and ``rest``, one line), or ``None`` when no agent runs there."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
             with _short(path) as short:
                 reader, writer = await asyncio.open_unix_connection(short, limit=LINE_BYTES)
-            writer.write(word.encode() + b"\n")
+            writer.write(f"{word} {rest}".strip().encode() + b"\n")
             line = await reader.readline()
             writer.close()
             return json.loads(line) if line else None

@@ -17,6 +17,7 @@ import psutil
 from cloudisense.agent.catalogue import Catalogue
 from cloudisense.agent.core import Agent
 from cloudisense.agent.effects import Estimate, Notify, RequestPlan, RunStep, Sample
+from cloudisense.agent.entries import NOTE_BYTES
 from cloudisense.agent.events import Estimated, PlanFailed, PlanReady, Sampled
 from cloudisense.agent.node import Effect, Node
 from cloudisense.agent.requests import Answer
@@ -247,7 +248,7 @@ class Daemon:
 
     # -- commands and the end ------------------------------------------------------------------------------------------
 
-    async def _command(self, word: str) -> dict[str, Any]:
+    async def _command(self, word: str, rest: str) -> dict[str, Any]:
         match word:
             case "status":
                 return self._status()
@@ -256,8 +257,18 @@ class Daemon:
                 self._carry_out()
                 asyncio.get_running_loop().call_later(GOODBYE_S, self._stopping.set)
                 return {"left": True}
+            case "note":
+                return self._note(rest)
             case _:
                 return {"error": f"unknown command {word!r}"}
+
+    def _note(self, text: str) -> dict[str, Any]:
+        if not 0 < len(text.encode()) <= NOTE_BYTES or not text.isprintable():
+            return {"error": f"a note is one line of 1 to {NOTE_BYTES} bytes"}
+        now = read_clock()
+        self._node.command(lambda: self._node.agent.note(text, now), now)
+        self._carry_out()
+        return {"noted": text}
 
     def _status(self) -> dict[str, Any]:
         mesh = self._node.mesh
