@@ -5,6 +5,7 @@ passes between all hosts at one instant, the sender of a packet that is cut noti
 it EPERM), and ARP and IPv6 are cut with the rest.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -52,7 +53,6 @@ class World:
         self.hosts: list[Host] = []
         self._count = count
         self._base = Path(base or tempfile.gettempdir())
-        self._mark = f"{PREFIX}{os.getpid()}-{_started(os.getpid())}-"
         self._cut: set[tuple[str, str]] = set()
         self._gone: set[str] = set()
         self._bridge: subprocess.Popen[bytes] | None = None
@@ -131,11 +131,12 @@ class World:
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _make(self) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix=self._mark, dir=self._base))
+        self.root = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-{_started(os.getpid())}-", dir=self._base))
         top = cgroup_root()
         if top is not None:
-            self._cgroup = top / self._mark
-            self._cgroup.mkdir()
+            cgroup = top / self.root.name
+            cgroup.mkdir()
+            self._cgroup = cgroup
         self._bridge = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "sh", "-c", "echo up; exec sleep infinity"],
             stdin=subprocess.DEVNULL,
@@ -202,12 +203,12 @@ def sweep(base: Path) -> None:
         pid, started = folder.name.removeprefix(PREFIX).split("-")[:2]
         if _started(int(pid)) == started:
             continue
-        if top is not None and folder.parent == top:
-            for inner in sorted(folder.glob("*/")):
-                inner.rmdir()
-            folder.rmdir()
-        else:
+        if folder.parent != top:
             shutil.rmtree(folder, ignore_errors=True)
+            continue
+        for inner in [*sorted(folder.glob("*/")), folder]:
+            with contextlib.suppress(OSError):  # another world sweeps too
+                inner.rmdir()
 
 
 def _started(pid: int) -> str:

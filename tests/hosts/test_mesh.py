@@ -114,7 +114,7 @@ def test_one_way_loss_between_two_gives_nobody_up(make_mesh: MakeMesh) -> None:
     mesh = make_mesh(5)
     began = now_ns()
     mesh.world.partition(mesh.seats["n1"].host, mesh.seats["n2"].host, one_way=True)
-    time.sleep(12)
+    time.sleep(8)
     assert wrongly_gone(mesh, began) == []
     mesh.world.heal()
     assert wait_for(mesh.whole, HEAL_S), mesh.strangers()
