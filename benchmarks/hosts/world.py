@@ -1,8 +1,9 @@
 """The world of some hosts: the bridge that joins them, cuts, and how it all ends.
 
 Cuts and counters lie in the bridge's own namespace, in one nft table of the family ``bridge``: one transaction changes what
-passes between all hosts at one instant, the sender of a packet that is cut notices nothing (a drop in the host itself would give
-it EPERM), and ARP and IPv6 are cut with the rest.
+passes between all hosts at one instant, and the sender of a packet that is cut notices nothing (a drop in the host itself would give
+it EPERM). Two kinds: ``partition`` and ``mute`` are a firewall's, ARP passes; ``drop_all`` and ``kill`` pull the cable, and after a few
+seconds the neighbours' kernels know no way to it any more (and need up to a second to find it again).
 """
 
 import contextlib
@@ -27,6 +28,7 @@ TABLE = """
 table bridge cloudisense {
     set cut { type ether_addr . ether_addr; }
     set gone { type ifname; }
+    set mute { type ifname; }
     set sent { type ifname . inet_proto; size 65535; flags dynamic; counter; }
     chain count {
         type filter hook prerouting priority 0;
@@ -37,7 +39,8 @@ table bridge cloudisense {
         type filter hook forward priority 0;
         iifname @gone drop
         oifname @gone drop
-        ether saddr . ether daddr @cut drop
+        meta protocol != arp ether saddr . ether daddr @cut drop
+        meta protocol != arp iifname @mute drop
     }
 }
 """
@@ -55,6 +58,7 @@ class World:
         self._base = Path(base or tempfile.gettempdir())
         self._cut: set[tuple[str, str]] = set()
         self._gone: set[str] = set()
+        self._mute: set[str] = set()
         self._bridge: subprocess.Popen[bytes] | None = None
         self._cgroup: Path | None = None
         self.root = Path()
@@ -79,7 +83,7 @@ class World:
     # -- cuts ----------------------------------------------------------------------------------------------------------
 
     def partition(self, a: Side, b: Side, one_way: bool = False) -> None:
-        """Drop what goes from ``a`` to ``b``, and unless ``one_way`` what goes back."""
+        """Drop what goes from ``a`` to ``b``, and unless ``one_way`` what goes back. ARP passes."""
         for left in _all(a):
             for right in _all(b):
                 self._cut.add((left.mac, right.mac))
@@ -92,10 +96,16 @@ class World:
         self._gone |= {host.port for host in hosts}
         self._apply()
 
+    def mute(self, *hosts: Host) -> None:
+        """Drop all that these hosts send but ARP."""
+        self._mute |= {host.port for host in hosts}
+        self._apply()
+
     def heal(self, *hosts: Host) -> None:
         """End the cuts of these hosts; of all when none is named."""
         ports, macs = {host.port for host in hosts}, {host.mac for host in hosts}
         self._gone = {port for port in self._gone if hosts and port not in ports}
+        self._mute = {port for port in self._mute if hosts and port not in ports}
         self._cut = {pair for pair in self._cut if hosts and macs.isdisjoint(pair)}
         self._apply()
 
@@ -167,12 +177,9 @@ class World:
         return host.spawn(["sh", "-c", words, host.ip, host.ip6])
 
     def _apply(self) -> None:
-        lines = ["flush set bridge cloudisense cut", "flush set bridge cloudisense gone"]
-        if self._cut:
-            pairs = ", ".join(f"{a} . {b}" for a, b in sorted(self._cut))
-            lines.append(f"add element bridge cloudisense cut {{ {pairs} }}")
-        if self._gone:
-            lines.append(f"add element bridge cloudisense gone {{ {', '.join(sorted(self._gone))} }}")
+        sets = {"cut": [f"{a} . {b}" for a, b in sorted(self._cut)], "gone": sorted(self._gone), "mute": sorted(self._mute)}
+        lines = [f"flush set bridge cloudisense {name}" for name in sets]
+        lines += [f"add element bridge cloudisense {name} {{ {', '.join(items)} }}" for name, items in sets.items() if items]
         self._in_bridge(["nft", "-f", "-"], "\n".join(lines) + "\n")
 
     def _in_bridge(self, argv: list[str], data: str = "") -> "subprocess.CompletedProcess[str]":

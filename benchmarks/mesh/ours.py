@@ -41,7 +41,7 @@ class Ours(Peer):
             self._make()
         chosen = list(seats)
         if not joined:
-            self.world.drop_all(*(seat.host for seat in chosen))
+            self.world.mute(*(seat.host for seat in chosen))
         for seat in chosen:
             seat.view.clear()
             seat.heard.clear()
@@ -58,9 +58,7 @@ class Ours(Peer):
         return began
 
     def join_means(self) -> str:
-        return (
-            "agents up and alone, every packet of every host dropped; the cut ends; until all see all (includes the wait for the next try)"
-        )
+        return "agents up and alone, all but ARP between them dropped; the cut ends; until all see all (includes the wait for the next try)"
 
     def say(self, seat: Seat, text: str) -> None:
         with socket.socket(socket.AF_UNIX) as control:

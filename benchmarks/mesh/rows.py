@@ -256,7 +256,7 @@ def partition(mesh: Peer, effort: Effort) -> list[Figure]:
         )
 
     known = wait_for(split, effort.partition_s, 0.01)
-    detected = seconds(began, now_ns()) if known else None
+    detected = seconds(began, max(sight.at_ns for sight in mesh.since(began))) if known else None
     time.sleep(max(0.0, effort.partition_s - seconds(began, now_ns())))
     cross = [s for s in mesh.since(began) if (s.observer in names[0]) != (s.subject in names[0])]
     words = sorted({s.state for s in cross})
@@ -264,7 +264,7 @@ def partition(mesh: Peer, effort: Effort) -> list[Figure]:
     mesh.world.heal()
     healing = now_ns()
     whole = wait_for(mesh.whole, 90.0, 0.005)
-    healed = seconds(healing, now_ns()) if whole else None
+    healed = seconds(healing, max((sight.at_ns for sight in mesh.since(healing)), default=healing)) if whole else None
     if not whole:
         mesh.settle(0.1)
     detail = {"words": words, "own_side_failed": len(same), "lasted_s": effort.partition_s}

@@ -100,6 +100,18 @@ def test_a_host_whose_packets_are_all_dropped(make_world: MakeWorld) -> None:
     assert wait_for(lambda: send(b, a.ip, "again") == 0 and at_a[-1:] == ["again"], 10)
 
 
+def test_a_muted_host_hears_and_is_not_heard(make_world: MakeWorld) -> None:
+    world = make_world(2)
+    a, b = world.hosts
+    at_a, at_b = listener(world, a, a.ip), listener(world, b, b.ip)
+    world.mute(a)
+    assert send(a, b.ip, "out") == send(b, a.ip, "in") == 0
+    assert wait_for(lambda: at_a == ["in"], 5)
+    world.heal(a)
+    assert send(a, b.ip, "out again") == 0
+    assert wait_for(lambda: at_b == ["out again"], 5)
+
+
 def test_bytes_are_counted_with_ip_and_udp_headers(make_world: MakeWorld) -> None:
     world = make_world(2)
     a, b = world.hosts
