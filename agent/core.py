@@ -6,6 +6,7 @@ Every decision hangs on a durable feed entry: the agent says something, and acts
 from cloudisense.agent.catalogue import Catalogue
 from cloudisense.agent.coordinate import Coordinator
 from cloudisense.agent.entries import (
+    NOTE_BYTES,
     Alert,
     Body,
     Closed,
@@ -13,6 +14,7 @@ from cloudisense.agent.entries import (
     Failed,
     Help,
     Intent,
+    Note,
     Offer,
     Outcome,
     StepReply,
@@ -29,6 +31,7 @@ from cloudisense.agent.settings import Settings
 from cloudisense.agent.speech import Speech
 from cloudisense.agent.words import megabytes, percent
 from cloudisense.keys.capability import Capability
+from cloudisense.keys.encoding import unpack
 from cloudisense.keys.errors import LocalProtocolError, RemoteProtocolError
 from cloudisense.keys.given import Rng
 from cloudisense.keys.identity import node_text
@@ -122,8 +125,15 @@ class Agent:
 
     # -- entries -------------------------------------------------------------------------------------------------------
 
+    def note(self, text: str, now: Instant) -> None:
+        """Tell every node's operator, signed; it is told here too once it is durable."""
+        self._speech.note(text, now)
+
     def _arrived(self, entry: Entry, now: Instant) -> None:
         try:
+            if entry.kind == "note":
+                self._noted(entry)
+                return
             body = parse_body(entry)
         except RemoteProtocolError as error:
             self._mesh.dropped[error.reason] += 1
@@ -146,6 +156,11 @@ class Agent:
     def _asked(self, incident: Incident, now: Instant) -> None:
         if incident.help is not None and not incident.ended and self._speech.may_act(self._mesh.id):
             self._helper.asked(incident, incident.help, now)
+    def _noted(self, entry: Entry) -> None:
+        note = unpack(entry.body, Note, NOTE_BYTES + 8)
+        if len(note.text.encode()) > NOTE_BYTES or not note.text.isprintable():
+            raise RemoteProtocolError("malformed note", entry.node)
+        self._requests.notify("note", "", note.text, by=self._speech.name_of(entry.node))
 
     def _as_subject(self, entry: Entry, incident: Incident, body: Body | Capability, now: Instant) -> None:
         match body:

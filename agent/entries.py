@@ -110,6 +110,15 @@ class Escalation(msgspec.Struct, frozen=True, array_like=True):
     number: Count
 
 
+class Note(msgspec.Struct, frozen=True, array_like=True):
+    """An operator's word to every node. It belongs to no incident and changes none."""
+
+    text: str
+
+
+NOTE_BYTES = 1024
+
+
 class StepRequest(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """Holder to gate: run step ``index`` of the packed ``plan`` under the capability with ``nonce``."""
 
@@ -137,6 +146,7 @@ def decode_direct(data: bytes) -> StepRequest | StepReply:
 
 
 Body = Alert | Help | Offer | Intent | Outcome | Failed | Closed | Escalation
+"""What is said about an incident."""
 
 KINDS: dict[str, type[Body]] = {
     "alert": Alert,

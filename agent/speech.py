@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from cloudisense.agent.entries import KIND_OF, Body, StepReply, StepRequest
+from cloudisense.agent.entries import KIND_OF, Body, Note, StepReply, StepRequest
 from cloudisense.keys.capability import Capability
 from cloudisense.keys.encoding import pack
 from cloudisense.mesh.core import Mesh
@@ -21,6 +21,10 @@ class Speech:
         """Append to our feed; it is folded here, and leaves, once it is durable."""
         kind = "capability" if isinstance(body, Capability) else KIND_OF[type(body)]
         return self._mesh.append(kind, pack(body), now).reference
+
+    def note(self, text: str, now: Instant) -> Reference:
+        """Append an operator's note to our feed."""
+        return self._mesh.append("note", pack(Note(text)), now).reference
 
     def send(self, peer: bytes, message: StepRequest | StepReply, now: Instant) -> None:
         """Tell one node, best effort."""

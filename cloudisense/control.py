@@ -18,7 +18,7 @@ Handler = Callable[[str], Awaitable[dict[str, Any]]]
 
 
 class ControlServer:
-    """Answers commands; ``handler`` gets the command's word."""
+    """Answers commands; ``handler`` gets the line: the command's word, and after a space what belongs to it."""
 
     def __init__(self, path: Path, handler: Handler) -> None:
         self._path = path
@@ -52,22 +52,22 @@ class ControlServer:
             async with asyncio.timeout(TIMEOUT_S):
                 line = await reader.readline()
                 if line.endswith(b"\n"):  # half a word is no command
-                    writer.write(json.dumps(await self._handler(line.decode("ascii", "replace").strip())).encode() + b"\n")
+                    writer.write(json.dumps(await self._handler(line.decode("utf-8", "replace").strip())).encode() + b"\n")
                     await writer.drain()
         del self._clients[writer]
         writer.close()
 
 
-async def ask(path: Path, word: str) -> dict[str, Any] | None:
-    """The running agent's answer, or ``None`` when no agent runs there."""
+async def ask(path: Path, line: str) -> dict[str, Any] | None:
+    """The running agent's answer to one line, or ``None`` when no agent runs there."""
     try:
         async with asyncio.timeout(TIMEOUT_S):
             with _short(path) as short:
                 reader, writer = await asyncio.open_unix_connection(short, limit=LINE_BYTES)
             try:
-                writer.write(word.encode() + b"\n")
-                line = await reader.readline()
-                return json.loads(line) if line else None
+                writer.write(line.encode() + b"\n")
+                answer = await reader.readline()
+                return json.loads(answer) if answer else None
             finally:
                 writer.close()
     except (OSError, TimeoutError, ValueError):

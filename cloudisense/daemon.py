@@ -18,6 +18,7 @@ import psutil
 from cloudisense.agent.catalogue import Catalogue
 from cloudisense.agent.core import Agent
 from cloudisense.agent.effects import Estimate, Notify, RequestPlan, RunStep, Sample
+from cloudisense.agent.entries import NOTE_BYTES
 from cloudisense.agent.events import Estimated, FileSystem, PlanFailed, PlanReady, Sampled
 from cloudisense.agent.node import Effect, Node
 from cloudisense.agent.requests import Answer
@@ -342,8 +343,10 @@ class Daemon:
                 self._do(lambda now: self._node.command(self._node.mesh.leave, now))
                 asyncio.get_running_loop().call_later(GOODBYE_S, self._stopping.set)
                 return {"left": True}
-            case _ if word.startswith("forget "):
-                return self._forget(bytes.fromhex(word.removeprefix("forget ")))
+            case "forget":
+                return self._forget(bytes.fromhex(argument))
+            case "note":
+                return self._note(argument)
             case _:
                 return {"error": f"unknown command {word!r}"}
 
@@ -354,6 +357,12 @@ class Daemon:
             return {"error": error.reason}
         self._carry_out()
         return {"forgotten": True}
+
+    def _note(self, text: str) -> dict[str, Any]:
+        if not 0 < len(text.encode()) <= NOTE_BYTES or not text.isprintable():
+            return {"error": f"a note is one line of 1 to {NOTE_BYTES} bytes"}
+        self._do(lambda now: self._node.command(lambda: self._node.agent.note(text, now), now))
+        return {"noted": text}
 
     def _status(self) -> dict[str, Any]:
         mesh = self._node.mesh

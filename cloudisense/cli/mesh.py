@@ -1,4 +1,4 @@
-"""Commands that make and run a node: init, invite, join, up, leave."""
+"""Commands that make and run a node, and speak for it: init, invite, join, up, note, leave."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    for command in (init, invite, join, up, leave):
+    for command in (init, invite, join, up, note, leave):
         app.command()(command)
 
 
@@ -163,6 +163,23 @@ def up(
             _tell(f"up on {address_text(address)}" + (f", model {model.name}" if model else ", no model"))
 
     asyncio.run(daemon.run(ready))
+
+
+def note(text: Annotated[str, typer.Argument(help="One line.")], state: State = None, as_json: Json = False) -> None:
+    """Tell every node's operator something, signed by this node; agents show it and do nothing else with it."""
+    from cloudisense.control import ask
+
+    home = home_of(state)
+    home.load()
+    answer = asyncio.run(ask(home.socket, f"note {text}")) if "\n" not in text else {"error": "a note is one line"}
+    if answer is None:
+        raise ValueError(f"no agent runs in {home.path}; start it with cloudisense up{_flag(state)}")
+    if "error" in answer:
+        raise ValueError(answer["error"])
+    if as_json:
+        print_json(answer)
+    else:
+        print("noted; every node that is up learns it now, the others when they are back")
 
 
 def leave(state: State = None, as_json: Json = False) -> None:

@@ -1,0 +1,1 @@
+"""Each benchmark runs a peer beside us, in one run."""
