@@ -166,7 +166,10 @@ def up(
 
 
 def note(text: Annotated[str, typer.Argument(help="One line.")], state: State = None, as_json: Json = False) -> None:
-    """Tell every node's operator something, signed by this node; agents show it and do nothing else with it."""
+    """Tell all operators one line, signed by this node.
+
+    Agents show it and do nothing else with it.
+    """
     from cloudisense.control import ask
 
     home = home_of(state)
