@@ -115,6 +115,10 @@ class Agent:
         except RemoteProtocolError as error:
             self._mesh.dropped[error.reason] += 1
             return
+        asked = self._ledger.incidents.get(body.incident) if isinstance(body, Offer) else None
+        if asked is not None and not self._speech.may_offer(entry.node, asked.subject):
+            self._mesh.dropped["offer without the role"] += 1
+            return
         incident = self._ledger.fold(entry, body) if body is not None else None
         if body is None or incident is None:
             return
@@ -124,7 +128,7 @@ class Agent:
             self._as_subject(entry, incident, body, now)
         match body:
             case Help():
-                if self._speech.may_act(self._mesh.id):
+                if self._speech.may_offer(self._mesh.id, incident.subject):
                     self._helper.asked(incident, body, now)
             case Capability():
                 self._helper.granted(incident, body, now)

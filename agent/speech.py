@@ -36,9 +36,15 @@ class Speech:
         member = self._mesh.members.get(node)
         return member.alive.name if member is not None else "unknown"
 
+    def may_offer(self, node: bytes, subject: bytes) -> bool:
+        """May ``node`` plan for ``subject``? For itself any member may; for others an actor, and a witness never."""
+        roles = self._mesh.roles_of(node)
+        return roles is None or node == subject or ("actor" in roles and "witness" not in roles)
+
     def may_act(self, node: bytes) -> bool:
         """Does the mesh let this node act for others?"""
         if node == self._mesh.id:
             return True
         member = self._mesh.members.get(node)
-        return member is not None and member.present and "actor" in member.certificate.roles
+        roles = member.certificate.roles if member is not None else ()
+        return member is not None and member.present and "actor" in roles and "witness" not in roles

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from cloudisense.keys.errors import RemoteProtocolError
 from cloudisense.mesh.awareness import Awareness
 from cloudisense.mesh.context import Context
 from cloudisense.mesh.effects import Address
@@ -82,7 +83,9 @@ class Detector:
         """A peer probes us."""
         self._membership.take_claims(message.claims, now)
         self._compare(peer, message.digest, now)
-        self._membership.send(peer, Ack(message.sequence, self._digest(), self._membership.ride_along()))
+        # Each ride counts as one telling of the news: who pings without end must not use it all up.
+        ride = self._out.once(("ride", peer), now, self._limits.gossip_interval_ms)
+        self._membership.send(peer, Ack(message.sequence, self._digest(), self._membership.ride_along() if ride else ()))
 
     def ack(self, peer: bytes, message: Ack, now: Instant) -> None:
         """A probe of ours, or one that we relay, was answered."""
@@ -95,18 +98,21 @@ class Detector:
             asker, theirs = probe.relayed_for
             if asker in self._membership.members:
                 self._membership.send(asker, Ack(theirs, self._digest(), ()))
-        elif not probe.indirect:
+        elif probe.asked is None:
             self.awareness.better()
         self._compare(peer, message.digest, now)
 
     def nack(self, peer: bytes, message: Nack, now: Instant) -> None:
         """A relay is well, but did not reach the target: so our own side works."""
-        if (probe := self._prober.open.get(message.sequence)) is not None and probe.indirect:
-            probe.nacks = min(probe.relays, probe.nacks + 1)
+        if (probe := self._prober.open.get(message.sequence)) is not None and peer in (probe.asked or ()):
+            probe.nacks |= {peer}
 
     def relay(self, asker: bytes, request: PingRequest, now: Instant) -> None:
         """Probe a member on behalf of another."""
         target = self._membership.members.get(request.target)
+        relayed = [probe.relayed_for[0] for probe in self._prober.open.values() if probe.relayed_for is not None]
+        if relayed.count(asker) >= self._limits.relayed_probes_asker:
+            raise RemoteProtocolError("relays too many probes", asker)
         if target is not None and len(self._prober.open) < self._limits.relayed_probes:
             self._ping(self._prober.start(request.target, target.alive.incarnation, (asker, request.sequence)), now)
 
@@ -122,7 +128,7 @@ class Detector:
             del self._prober.open[sequence]
             if asker in self._membership.members:
                 self._membership.send(asker, Nack(theirs))
-        elif not probe.indirect:
+        elif probe.asked is None:
             self._ask_around(probe, now)
         else:
             del self._prober.open[sequence]
@@ -133,11 +139,10 @@ class Detector:
         if member is None:
             del self._prober.open[probe.sequence]
             return
-        probe.indirect = True
         relays = [n for n in self._membership.present() if n != probe.target]
-        for relay in self._context.choose(relays, self._limits.indirect_probes):
+        probe.asked = tuple(self._context.choose(relays, self._limits.indirect_probes))
+        for relay in probe.asked:
             self._membership.send(relay, PingRequest(probe.sequence, probe.target))
-            probe.relays += 1
 
         def knocked(met: str, later: Instant) -> None:
             probe.knock = met
@@ -150,7 +155,7 @@ class Detector:
         if member is None or member.alive.incarnation != probe.incarnation:
             return
         if member.present:
-            self.awareness.worse(probe.relays - probe.nacks if probe.relays else 1)
+            self.awareness.worse(len(probe.asked) - len(probe.nacks) if probe.asked else 1)
         if probe.knock == "spoke":
             return  # it is well, and reachable: what is lost are datagrams between us
         first = member.state == "alive"

@@ -63,6 +63,8 @@ def parse_entry(data: bytes, mesh_id: bytes, limit: int) -> tuple[Entry, bytes]:
     body = unpack(envelope.body, _Body, limit)
     if len(body.previous) != 32 or body.generation < 0 or body.number < 0 or len(body.kind) > 32:
         raise RemoteProtocolError("malformed entry")
+    if max(body.generation, body.number, body.wall_ms) >= 2**53 or body.wall_ms < 0:
+        raise RemoteProtocolError("malformed entry")  # beyond what a table holds, and what JSON says exactly
     return _entry(envelope.signer, body, data), body.previous
 
 
@@ -109,6 +111,23 @@ class Feeds:
         entry = _entry(identity.id, content, data)
         self._add(feed, entry)
         return entry
+
+    def crowded(self, reference: Reference) -> bool:
+        """Would this entry wait for its predecessor, when too many of its author's wait already, or open one feed too many?"""
+        feed = self._feeds.get((reference.node, reference.generation))
+        if feed is not None and reference.number <= len(feed.entries):
+            return False
+        own = [other for (node, _), other in self._feeds.items() if node == reference.node]
+        if feed is None and len(own) >= self._limits.feeds // 4:
+            return True
+        return reference.number > 0 and sum(len(other.orphans) for other in own) >= self._limits.orphans_node
+
+    def wanted(self, reference: Reference) -> bool:
+        """Is this an entry that we have not seen, and would keep?"""
+        feed = self._feeds.get((reference.node, reference.generation))
+        held = len(feed.entries) if feed is not None else 0
+        waits = feed is not None and reference.number in feed.orphans
+        return held <= reference.number < held + self._limits.orphans_per_feed and not waits and not self.crowded(reference)
 
     def holds(self, reference: Reference) -> bool:
         """Is this entry here?"""

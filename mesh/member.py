@@ -91,8 +91,11 @@ def alive_wins(known: Member | None, claim: Alive) -> bool:
 
 
 def accusation_counts(known: Member, claim: Suspect) -> bool:
-    """An accusation is about what the accused claims now, and tells something that its accuser has not said yet."""
-    probed = known.state in PROBED and claim.incarnation >= known.alive.incarnation
+    """An accusation is about what the accused claims now, and tells something that its accuser has not said yet.
+
+    SWIM lets a higher incarnation count too. Here it would let one accusation of a made-up height outlive every refutation.
+    """
+    probed = known.state in PROBED and claim.incarnation == known.alive.incarnation
     return probed and known.evidence.get(claim.accuser) != claim.evidence
 
 

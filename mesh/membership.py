@@ -1,6 +1,7 @@
 """Who is there: the member table, the claims that change it, and what follows from accusations (DESIGN section 3.2)."""
 
 import hashlib
+import ipaddress
 from collections.abc import Callable
 
 from cloudisense.keys.certificate import check_certificate
@@ -28,9 +29,11 @@ from cloudisense.mesh.member import (
 )
 from cloudisense.mesh.silence import verdict
 from cloudisense.mesh.suspicion import accusers_needed, suspicion_ms
+from cloudisense.mesh.throttle import Throttle
 from cloudisense.mesh.wire import Claims, Message, SignedClaim
 
 RETURN_GREETINGS = 64
+MAX_INCARNATION = 2**63
 PARTITION_MS = 30_000
 """Deaths this young belong to the same cut when we find ourselves in a minority."""
 
@@ -51,6 +54,7 @@ class Membership:
         self._flaps = Flaps(context.limits)
         self._summed: dict[bytes, int] = {}
         self._leaving = False
+        self._authors = Throttle(context.limits.claims_s, context.limits.claims_burst, context.limits.members)
         self.claim = self._own_claim()
 
     def start(self, now: Instant) -> None:
@@ -167,7 +171,8 @@ class Membership:
         """The content of an alive claim, its signature and form checked. Raises ``RemoteProtocolError``."""
         envelope = open_envelope(claim, self._context.mesh_id, "alive", self._limits.claim_bytes)
         alive = unpack(envelope.body, Alive, self._limits.claim_bytes)
-        if envelope.signer != alive.node or len(alive.session_public) != 32 or not 0 < alive.port < 65536 or len(alive.host) > 255:
+        numbers = 0 < alive.port < 65536 and 0 < alive.incarnation < MAX_INCARNATION and 0 <= alive.boot < MAX_INCARNATION
+        if envelope.signer != alive.node or len(alive.session_public) != 32 or not numbers or not _is_host(alive.host):
             raise RemoteProtocolError("malformed alive claim")
         return alive
 
@@ -175,6 +180,7 @@ class Membership:
         known = self.members.get(heard.node)
         if heard.node == self._context.id or not alive_wins(known, heard):
             return
+        self._check_author(heard.node, now)
         alive = self.check_alive(claim[0])
         trust = self._context.trust
         certificate = check_certificate(claim[1], trust.roster, trust.mesh_id, now.wall_ms, now.wall_trusted)
@@ -183,6 +189,7 @@ class Membership:
         if known is None and len(self.members) >= self._limits.members:
             raise RemoteProtocolError("too many members")
         self._context.sessions.learn(alive.node, alive.session_public, now)
+        self._authors.charge(alive.node, 1, now)
         before = known.state if known is not None else None
         if known is not None and before == "suspect" and self._overdue(known, now):
             self._flaps.held(alive.node, now)
@@ -198,17 +205,19 @@ class Membership:
 
     def _take_suspect(self, heard: Suspect, claim: bytes, now: Instant) -> None:
         accuser = self.members.get(heard.accuser)
-        if accuser is None:
+        if accuser is None or self._context.trust.roster.is_revoked(heard.accuser):
             return
         if heard.accused == self._context.id:
             # Whoever says so, present or not: it may be us who were cut off.
             if heard.incarnation >= self.incarnation and not self._leaving:
-                self._check_signer(claim, "suspect", heard.accuser)
-                self._refute(heard.accuser)
+                self._check_signer(claim, "suspect", heard.accuser, now)
+                # Its next probe cannot have failed sooner; each refutation costs a sync and a word to everyone.
+                if self._out.once(("refute", heard.accuser), now, self._limits.probe_timeout_ms):
+                    self._refute(heard.accuser)
             return
         known = self.members.get(heard.accused)
         if known is not None and accuser.present and accusation_counts(known, heard):
-            self._check_signer(claim, "suspect", heard.accuser)
+            self._check_signer(claim, "suspect", heard.accuser, now)
             self._accused(known, heard.accuser, heard.evidence, claim, now)
             if self._is_confirmer(known.node):
                 self.confirm(known.node, now)
@@ -217,14 +226,21 @@ class Membership:
         known = self.members.get(heard.node)
         if known is None or not departure_counts(known, heard) or (kind == "restarting" and known.state == "agent_down"):
             return
-        self._check_signer(claim, kind, heard.node)
+        self._check_signer(claim, kind, heard.node, now)
         self._spread(heard.node, heard.node, (claim, b""))
         known.departure = claim
         self.set_state(known, "left" if kind == "left" else "agent_down", now)
 
-    def _check_signer(self, claim: bytes, kind: str, signer: bytes) -> None:
+    def _check_author(self, author: bytes, now: Instant) -> None:
+        if not self._authors.has(author, now):
+            raise RemoteProtocolError("claims too often", author)
+
+    def _check_signer(self, claim: bytes, kind: str, signer: bytes, now: Instant) -> None:
+        self._check_author(signer, now)
         if open_envelope(claim, self._context.mesh_id, kind, self._limits.claim_bytes).signer != signer:
             raise RemoteProtocolError("claim in another's name")
+        # Only what it really signed is charged to it, or others could use up what it may say.
+        self._authors.charge(signer, 1, now)
 
     def _refute(self, accuser: bytes) -> None:
         """We are alive: claim one incarnation more, durably first, so that no later boot can claim a lower one.
@@ -386,11 +402,22 @@ class Membership:
             if (roster.is_revoked(member.node) or roster.is_revoked(member.certificate.issuer)) and member.state != "left":
                 self._context.sessions.forget(member.node)
                 self.set_state(member, "left", now)
+                for other in self.all():
+                    other.evidence.pop(member.node, None)
 
 
 def unpack_suspect(claim: bytes, limit: int) -> Suspect:
     """The content of an accusation, unchecked."""
     return unpack(unpack(claim, tuple[str, bytes, bytes, bytes], limit)[1], Suspect, limit)
+
+
+def _is_host(text: str) -> bool:
+    """Whether a member may be at ``text``: the IP address of one host, never a name to look up nor a crowd."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return not (address.is_multicast or address.is_unspecified)
 
 
 def item_hash(item: object) -> int:

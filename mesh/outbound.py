@@ -33,6 +33,9 @@ class Outbound:
 
     def send(self, peer: bytes, address: Address, message: Message) -> None:
         """Seal ``message`` for ``peer``; what does not fit a datagram goes by TLS."""
+        if not self._sessions.knows(peer):
+            self.dropped["no session"] += 1  # revoked meanwhile: what was on its way to it ends here
+            return
         data = encode(message)
         if len(data) <= self._limits.datagram_bytes:
             self._effects.append(Send(address, self._sessions.seal(peer, data)))

@@ -14,9 +14,10 @@ class Probe:
     incarnation: int
     due_ns: int = 0
     relayed_for: tuple[bytes, int] | None = None
-    indirect: bool = False
-    relays: int = 0
-    nacks: int = 0
+    asked: tuple[bytes, ...] | None = None
+    """The relays that were asked; ``None`` while the probe is direct."""
+    nacks: frozenset[bytes] = frozenset()
+    """Those of them that say that they are well, but met silence, too."""
     knock: str = ""
 
 
@@ -55,8 +56,8 @@ class Prober:
         return probe
 
     def answered(self, sequence: int, peer: bytes) -> Probe | None:
-        """The probe that this ack ends. Only the target, or a relay once some were asked, may answer."""
+        """The probe that this ack ends. Only the target, or a relay that was asked, may answer."""
         probe = self.open.get(sequence)
-        if probe is None or (peer != probe.target and not probe.indirect):
+        if probe is None or (peer != probe.target and peer not in (probe.asked or ())):
             return None
         return self.open.pop(sequence)

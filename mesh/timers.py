@@ -20,6 +20,10 @@ class Timers:
         self._sequence += 1
         self._live[name] = (at_ns, self._sequence)
         heapq.heappush(self._heap, (at_ns, self._sequence, name))
+        if len(self._heap) > 2 * len(self._live) + 64:
+            # A name that is moved again and again leaves a stale item each time.
+            self._heap = [(at, sequence, name) for name, (at, sequence) in self._live.items()]
+            heapq.heapify(self._heap)
 
     def cancel(self, name: Hashable) -> None:
         """Forget ``name``; unknown names are fine."""

@@ -1,7 +1,7 @@
 """The roster that holds now. A node keeps the newest it has seen, proven link by link from the first, and never an older one."""
 
-from cloudisense.keys.errors import RemoteProtocolError
-from cloudisense.keys.roster import Roster, check_chain, mesh_id_of
+from cloudisense.keys.errors import Refused, RemoteProtocolError
+from cloudisense.keys.roster import Roster, check_chain, mesh_id_of, newer
 
 MAX_CHAIN = 1000
 
@@ -26,6 +26,12 @@ class Trust:
             raise RemoteProtocolError("rival roster")
         if len(chain) <= len(self.chain):
             return False
-        self.roster = check_chain(chain, self.mesh_id)
+        roster = self.roster
+        for data in chain[len(self.chain) :]:  # what we have is proven: a bad link must not cost the whole chain again
+            following = newer(roster, data, self.mesh_id)
+            if isinstance(following, Refused):
+                raise RemoteProtocolError("roster number does not rise")
+            roster = following
+        self.roster = roster
         self.chain = chain
         return True
