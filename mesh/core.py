@@ -282,6 +282,8 @@ class Mesh:
                 self._detector.period(now)
             case "gossip":
                 self._membership.gossip(now)
+            case "refute":
+                self._membership.refute_owed()
             case ("probe", int(sequence)):
                 self._detector.probe_late(sequence, now)
             case ("suspicion", bytes(node)):

@@ -54,6 +54,7 @@ class Membership:
         self._flaps = Flaps(context.limits)
         self._summed: dict[bytes, int] = {}
         self._leaving = False
+        self._owed = 0
         self._authors = Throttle(context.limits.claims_s, context.limits.claims_burst, context.limits.members)
         self.claim = self._own_claim()
 
@@ -214,6 +215,9 @@ class Membership:
                 # Its next probe cannot have failed sooner; each refutation costs a sync and a word to everyone.
                 if self._out.once(("refute", heard.accuser), now, self._limits.probe_timeout_ms):
                     self._refute(heard.accuser)
+                elif "refute" not in self._out.timers:
+                    self._owed = self.incarnation
+                    self._out.after("refute", now, self._limits.probe_timeout_ms)
             return
         known = self.members.get(heard.accused)
         if known is not None and accuser.present and accusation_counts(known, heard):
@@ -241,6 +245,11 @@ class Membership:
             raise RemoteProtocolError("claim in another's name")
         # Only what it really signed is charged to it, or others could use up what it may say.
         self._authors.charge(signer, 1, now)
+
+    def refute_owed(self) -> None:
+        """An accusation came too soon after another to be answered at once; not to answer would leave us suspected."""
+        if self._owed == self.incarnation and not self._leaving:
+            self._refute(b"")
 
     def _refute(self, accuser: bytes) -> None:
         """We are alive: claim one incarnation more, durably first, so that no later boot can claim a lower one.
