@@ -3,11 +3,12 @@ BIN := .venv/bin
 PREPARE := scripts/with-python scripts/prepare.py
 JOBS ?= 2
 ARGS ?=
+SECONDS ?= 300
 PYTEST := $(BIN)/python -m pytest
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format clean prepare-demo prepare-test
+.PHONY: help demo test check fuzz lint format clean prepare-demo prepare-test
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name words; do printf '  make %-8s %s\n' "$$name" "$$words"; done
@@ -28,6 +29,9 @@ test: lint ## everything that must hold: style, types, layers, tests (ARGS="..."
 check: prepare-test ## what takes longer: slow tests and long random ones, with new seeds each time
 	@echo "check: slow tests, and properties with more and random examples"
 	@$(PYTEST) -n $(JOBS) -m "slow or hypothesis" --hypothesis-profile=long --timeout=300 $(ARGS)
+
+fuzz: prepare-test ## fuzz every decoder for SECONDS in all, and keep what found new ground (an hour: SECONDS=3600)
+	@$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS) $(ARGS)
 
 lint: prepare-test ## style, types and layers only
 	@echo "lint: ruff"

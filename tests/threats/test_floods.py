@@ -12,6 +12,7 @@ from cloudisense.keys.encoding import pack
 from cloudisense.keys.envelope import seal
 from cloudisense.keys.identity import Identity
 from cloudisense.mesh.hello import PREFIX, Hello
+from cloudisense.mesh.instant import Instant
 from cloudisense.mesh.member import Alive, Left, Suspect
 from cloudisense.mesh.wire import Ack, Claims, Got, Message, Nack, Ping, PingRequest, Push, PushPull, Relay, Rosters
 
@@ -43,9 +44,9 @@ def junk_claims(four: Arena, i: int) -> list[Message]:
 
 def true_claims(four: Arena, i: int) -> list[Message]:
     """Alive claims, truly signed, each one incarnation more; and accusations that change their evidence each time."""
-    address = four["mallory"].address
+    host, port = four["mallory"].address
     key = four["mallory"].mesh._sessions.key.public
-    alive = signed(four, "alive", Alive(four["mallory"].id, "mallory", *address, 10 + i, 1, key))
+    alive = signed(four, "alive", Alive(four["mallory"].id, "mallory", host, port, 10 + i, 1, key))
     bert = four["anna"].mesh.members[four["bert"].id]
     suspect = signed(four, "suspect", Suspect(bert.node, bert.alive.incarnation, four["mallory"].id, ("silent", "mute")[i % 2]))
     return [Claims(((alive, four["mallory"].member.certificate), (suspect, b"")))]
@@ -149,7 +150,7 @@ class Probes:
         mesh = self.four["bert"].mesh
         handler = mesh._handlers[Ack]
 
-        def counting(peer: bytes, message: Ack, now: object) -> object:
+        def counting(peer: bytes, message: Ack, now: Instant) -> object:
             self.acks += peer == self.four["anna"].id and message.sequence > 10**6
             return handler(peer, message, now)
 

@@ -22,6 +22,7 @@ from cloudisense.mesh.core import Mesh
 from cloudisense.mesh.effects import Address, Persist, Send
 from cloudisense.mesh.events import Persisted
 from cloudisense.mesh.hello import PREFIX, Hello
+from cloudisense.mesh.instant import Instant
 from cloudisense.mesh.limits import Limits
 from cloudisense.mesh.stored import Stored
 from cloudisense.mesh.wire import Ack, Claims, Ping, PushPull, encode
@@ -47,7 +48,7 @@ class Honest:
         self.mesh = Mesh(self.member.identity, self.member.certificate, self.member.chain, Limits(), rng, stored)
         handler = self.mesh._handlers[Ack]
 
-        def counted(peer: bytes, message: Ack, now: object) -> object:
+        def counted(peer: bytes, message: Ack, now: Instant) -> object:
             self.acks.add(message.sequence)
             return handler(peer, message, now)
 
