@@ -15,7 +15,7 @@ from cloudisense.keys.session import _LOW_ORDER_U
 from cloudisense.keys.testing import NOT_AFTER_MS, NOT_BEFORE_MS
 from cloudisense.mesh.hello import PREFIX, Hello
 from cloudisense.mesh.member import Alive, Left, Restarting, Suspect
-from cloudisense.mesh.wire import Ack, Claims, Nack, Push, Rosters
+from cloudisense.mesh.wire import Ack, Claims, Direct, Nack, Push, Rosters, encode
 
 Arena = Any
 P = 2**255 - 19
@@ -212,7 +212,14 @@ def test_a_revoked_member_is_heard_no_more(four: Arena) -> None:
     four.datagram(four["anna"], sealed, four["mallory"].address)
     four.say("mallory", "anna", Ping(1, bytes(8), ()), Push((entry.data,), True))
     four.say("bert", "anna", Push((entry.data,), True))  # nor through others
-    four["anna"].mesh.handle_bulk(four["mallory"].id, b"\x93\x01\x01\xc4\x00", four.now())
+    sent = four["anna"].sent
+    four["anna"].mesh.handle_bulk(four["mallory"].id, encode(Direct(b"do it")), four.now())
+    alive = four["mallory"].mesh._membership.claim
+    token = four["anna"].mesh._greeter.token(four["mallory"].address)
+    hello = Hello(alive, four["mallory"].member.certificate, four["anna"].id, bytes(16), token)
+    four.datagram(four["anna"], PREFIX + claim(four, "mallory", "hello", hello), four["mallory"].address)
+    assert four["anna"].directs == []
+    assert four["anna"].sent == sent, "and is not answered"
     after = four.snapshot("anna")
     del before["windows"], after["windows"]
     assert after == before
@@ -279,6 +286,7 @@ def test_a_roster_that_must_not_hold(four: Arena, arena, what: str) -> None:
     four.say("mallory", "anna", Rosters(chains[what]))
     assert four["anna"].mesh.roster_chain == chain
     assert not four["anna"].mesh.roster.is_revoked(four["bert"].id)
+    assert four["anna"].mesh.dropped["rival roster"] == (what == "rival"), "an alarm, not a choice"
 
 
 def test_the_next_roster_is_taken(four: Arena) -> None:

@@ -1,5 +1,6 @@
 """Floods: a stranger's and a member's. Honest probes are still answered (at least 99 %), and memory stays bounded."""
 
+import dataclasses
 import gc
 import random
 import tracemalloc
@@ -13,6 +14,7 @@ from cloudisense.keys.envelope import seal
 from cloudisense.keys.identity import Identity
 from cloudisense.mesh.hello import PREFIX, Hello
 from cloudisense.mesh.instant import Instant
+from cloudisense.mesh.limits import LAN
 from cloudisense.mesh.member import Alive, Left, Suspect
 from cloudisense.mesh.wire import Ack, Claims, Got, Message, Nack, Ping, PingRequest, Push, PushPull, Relay, Rosters
 
@@ -224,6 +226,50 @@ def test_mallory_cannot_use_up_what_bert_may_say(arena) -> None:
         assert four["anna"].mesh._membership._authors.has(four[author].id, four.now())
 
 
+def test_an_author_can_only_say_so_much(arena) -> None:
+    """Control: the ``_authors`` bucket. Each true claim costs everybody a check and a transmission; it comes back in time."""
+    limits = dataclasses.replace(LAN, claims_burst=20, claims_s=1)
+    four = arena("anna", "bert", "carl", "mallory", limits=limits)
+    for i in range(100):
+        four.say("mallory", "anna", *true_claims(four, i))
+    known = four["anna"].mesh.members[four["mallory"].id]
+    assert known.alive.incarnation < 35
+    assert four["anna"].mesh.dropped["claims too often"] > 50
+    four.run(3)
+    four.say("mallory", "anna", *true_claims(four, 1000))
+    assert four["anna"].mesh.members[four["mallory"].id].alive.incarnation == 1010
+
+
+def test_who_asks_for_everything_again_and_again(arena) -> None:
+    """Control: the ``_pulls`` bucket. Each push-pull can draw a quarter of a megabyte."""
+    four = arena("anna", "bert", "carl", "mallory")
+    four.say("mallory", "anna", *[PushPull((), (), (), 0, True)] * 200)
+    assert four["anna"].mesh.dropped["asks too often"] >= 150
+    four.run(2)
+    four.say("mallory", "anna", PushPull((), (), (), 2, False))
+    assert four["anna"].mesh.dropped["asks too often"] <= 200, "and is forgiven"
+
+
+def test_more_messages_than_anybody_needs(arena) -> None:
+    """Control: the ``_messages`` bucket, before anything is decoded; others have their own."""
+    four = arena("anna", "bert", "carl", "mallory", limits=dataclasses.replace(LAN, messages_burst=50, messages_s=10))
+    four.say("mallory", "anna", *(Nack(i) for i in range(200)))
+    dropped = four["anna"].mesh.dropped["too many messages"]
+    assert dropped >= 150
+    four.say("bert", "anna", Nack(1))
+    assert four["anna"].mesh.dropped["too many messages"] == dropped
+
+
+def test_one_asker_cannot_take_every_relay(arena) -> None:
+    """Control: ``relayed_probes_asker``. Carl's request still finds a place beside a thousand of mallory's."""
+    four = arena("anna", "bert", "carl", "mallory")
+    four.say("mallory", "anna", *(PingRequest(i, four["bert"].id) for i in range(1000)))
+    four.say("carl", "anna", PingRequest(7, four["bert"].id))
+    relayed = [probe.relayed_for for probe in four["anna"].mesh._detector._prober.open.values() if probe.relayed_for is not None]
+    assert (four["carl"].id, 7) in relayed
+    assert len(relayed) <= four.limits.relayed_probes_asker + 1
+
+
 def test_orphans_and_generations_are_bounded(arena) -> None:
     """Controls: ``Feeds.crowded``. Nothing that is not verified makes a feed; what waits is bounded by author."""
     four = arena("anna", "bert", "carl", "mallory")
@@ -305,6 +351,7 @@ def test_strangers_hellos(arena) -> None:
     finally:
         module.open_envelope = true_open
     assert verified == [], "no signature is checked for who has no token"
+    assert anna.mesh.dropped["hello throttled"] > 300
     assert len(anna.mesh.members) == 3
     assert four.snapshot("anna")["peers"] == before["peers"]
 
