@@ -3,11 +3,12 @@ BIN := .venv/bin
 PREPARE := scripts/with-python scripts/prepare.py
 JOBS ?= 2
 ARGS ?=
+SECONDS ?= 300
 PYTEST := $(BIN)/python -m pytest
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench lint format clean prepare-demo prepare-test
+.PHONY: help demo test check bench fuzz lint format clean prepare-demo prepare-test
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name words; do printf '  make %-8s %s\n' "$$name" "$$words"; done
@@ -31,6 +32,9 @@ check: prepare-test ## what takes longer: slow tests and long random ones, with 
 
 bench: prepare-test ## our mesh beside serf, on hosts made of namespaces; root only (ARGS="--nodes 10 --quick")
 	@$(BIN)/python -m benchmarks.mesh $(ARGS)
+
+fuzz: prepare-test ## fuzz every decoder for SECONDS in all, and keep what found new ground (an hour: SECONDS=3600)
+	@$(BIN)/python tests/fuzz/run.py --seconds $(SECONDS) $(ARGS)
 
 lint: prepare-test ## style, types and layers only
 	@echo "lint: ruff"

@@ -278,6 +278,8 @@ class Coordinator:
             return
         if incident.capability.nonce != request.nonce or incident.capability.holder != peer:
             return
+        if not self._speech.may_offer(peer, self._own):
+            return  # its role was taken away since
         if (reply := case.replies.get(request.index)) is not None:
             self._speech.send(peer, reply, now)
             return

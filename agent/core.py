@@ -138,6 +138,10 @@ class Agent:
         except RemoteProtocolError as error:
             self._mesh.dropped[error.reason] += 1
             return
+        asked = self._ledger.incidents.get(body.incident) if isinstance(body, Offer) else None
+        if asked is not None and not self._speech.may_offer(entry.node, asked.subject):
+            self._mesh.dropped["offer without the role"] += 1
+            return
         incident = self._ledger.fold(entry, body) if body is not None else None
         if body is None or incident is None:
             return
@@ -154,8 +158,9 @@ class Agent:
                 pass
 
     def _asked(self, incident: Incident, now: Instant) -> None:
-        if incident.help is not None and not incident.ended and self._speech.may_act(self._mesh.id):
+        if incident.help is not None and not incident.ended and self._speech.may_offer(self._mesh.id, incident.subject):
             self._helper.asked(incident, incident.help, now)
+
     def _noted(self, entry: Entry) -> None:
         note = unpack(entry.body, Note, NOTE_BYTES + 8)
         if len(note.text.encode()) > NOTE_BYTES or not note.text.isprintable():

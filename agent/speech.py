@@ -45,12 +45,18 @@ class Speech:
         member = self._mesh.members.get(node)
         return node == self._mesh.id or (member is not None and member.present)
 
+    def may_offer(self, node: bytes, subject: bytes) -> bool:
+        """May ``node`` plan for ``subject``? For itself any member may; for others an actor, and a witness never."""
+        roles = self._mesh.roles_of(node)
+        return roles is None or node == subject or ("actor" in roles and "witness" not in roles)
+
     def may_act(self, node: bytes) -> bool:
         """Does the mesh let this node act for others?"""
         if node == self._mesh.id:
             return True
         member = self._mesh.members.get(node)
-        return member is not None and member.present and "actor" in member.certificate.roles
+        roles = member.certificate.roles if member is not None else ()
+        return member is not None and member.present and "actor" in roles and "witness" not in roles
 
     def holder_for(self, helper: bytes) -> bytes:
         """Who carries out what ``helper`` offered: itself, or we, where it failed since. Who left, or was revoked, offers nothing."""

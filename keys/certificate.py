@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from cloudisense.keys.encoding import pack, unpack
-from cloudisense.keys.envelope import open_envelope, seal
+from cloudisense.keys.envelope import open_envelope, read_envelope, seal
 from cloudisense.keys.errors import LocalProtocolError, RemoteProtocolError
 from cloudisense.keys.identity import NODE_ID_BYTES, Identity, checked_public_key
 from cloudisense.keys.roster import Roster
@@ -78,6 +78,11 @@ def issue(issuer: Identity, mesh_id: bytes, certificate: Certificate) -> bytes:
     if certificate.issuer != issuer.id:
         raise LocalProtocolError("the certificate names another issuer")
     return seal(issuer, CERTIFICATE_TYPE, mesh_id, pack(certificate))
+
+
+def read_certificate(data: bytes) -> Certificate:
+    """The certificate in ``data``, unverified: for our own. ``RemoteProtocolError`` when malformed."""
+    return unpack(read_envelope(data, MAX_CERTIFICATE_BYTES).body, Certificate, MAX_CERTIFICATE_BYTES)
 
 
 def check_certificate(data: bytes, roster: Roster, mesh_id: bytes, wall_ms: int, wall_trusted: bool) -> Certificate:

@@ -5,6 +5,7 @@ certificates. What TLS cannot know (roles, revocation) the streams check after t
 Pure functions: no files, no sockets. Everything that OpenSSL's strict mode wants is in (RFC 5280, section 4.2).
 """
 
+import warnings
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
@@ -75,8 +76,10 @@ def node_of(der: bytes) -> NodeId:
     if len(der) > MAX_DER_BYTES:
         raise RemoteProtocolError("malformed x509 certificate")
     try:
-        public = x509.load_der_x509_certificate(der).public_key()
-    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # what the library only warns of (a serial below 1) no issuer of ours makes
+            public = x509.load_der_x509_certificate(der).public_key()
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion, Warning):
         raise RemoteProtocolError("malformed x509 certificate") from None
     if not isinstance(public, Ed25519PublicKey):
         raise RemoteProtocolError("x509 certificate of another kind of key")

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from cloudisense.keys.encoding import pack
-from cloudisense.keys.envelope import open_envelope, seal
-from cloudisense.keys.errors import RemoteProtocolError
+from cloudisense.keys.envelope import seal
 from cloudisense.keys.given import Rng
 from cloudisense.keys.identity import Identity
 from cloudisense.keys.session import SessionKey, Sessions
@@ -41,11 +40,6 @@ class Context:
     def seal(self, kind: str, body: object) -> bytes:
         """``body`` signed by us."""
         return seal(self.identity, kind, self.mesh_id, pack(body))
-
-    def check_signer(self, claim: bytes, kind: str, signer: bytes) -> None:
-        """Raise ``RemoteProtocolError`` unless ``signer`` signed this claim."""
-        if open_envelope(claim, self.mesh_id, kind, self.limits.claim_bytes).signer != signer:
-            raise RemoteProtocolError("claim in another's name")
 
     def choose(self, nodes: list[bytes], count: int) -> list[bytes]:
         """``count`` different nodes at random."""

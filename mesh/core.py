@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from cloudisense.keys.certificate import read_certificate
 from cloudisense.keys.errors import LocalProtocolError, RemoteProtocolError
 from cloudisense.keys.given import Rng
 from cloudisense.keys.identity import Identity
@@ -26,8 +27,12 @@ from cloudisense.mesh.member import Member
 from cloudisense.mesh.membership import Membership
 from cloudisense.mesh.outbound import Effect, News, Outbound
 from cloudisense.mesh.stored import Stored
+from cloudisense.mesh.throttle import Throttle
 from cloudisense.mesh.trust import Trust
 from cloudisense.mesh.wire import Ack, Claims, Direct, Got, Message, Nack, Ping, PingRequest, Push, PushPull, Relay, Rosters, decode
+
+FORGERIES = ("malformed", "bad signature", "claim in another's name", "roster is not signed by enough roots")
+"""Beginnings of the reasons that an honest member never gives: it checks what it passes on."""
 
 Event = Persisted | Knocked | PortRefused | SendFailed
 
@@ -46,6 +51,10 @@ class Mesh:
         self._greeter = Greeter(identity, self.mesh_id, rng.randbytes(32), limits)
         self._limiter = HelloLimiter(limits)
         self._out = Outbound(self._sessions, limits)
+        self._roles = read_certificate(certificate).roles
+        self._messages = Throttle(limits.messages_s, limits.messages_burst, limits.members)
+        self._forgeries = Throttle(limits.forgeries_s, limits.forgeries_burst, limits.members)
+        self._pulls = Throttle(limits.pulls_s, limits.pulls_burst, limits.members)
         context = Context(identity, certificate, self._trust, session_key, self._sessions, self._greeter, self._out, limits, rng, stored)
         self._context = context
         self._membership = membership = Membership(context)
@@ -87,7 +96,7 @@ class Mesh:
     def handle_bulk(self, peer: bytes, data: bytes, now: Instant) -> None:
         """One message over TLS from ``peer``, whom the handshake proved to be a member."""
         self._out.seen(now)
-        self._guarded(lambda: self._message(peer, data, now, self._limits.bulk_bytes))
+        self._guarded(lambda: self._charged(peer, data, now, self._limits.bulk_bytes))
 
     def handle_timer(self, now: Instant) -> None:
         """Do whatever is due."""
@@ -180,6 +189,13 @@ class Mesh:
         """Members that are counted on, sorted, without ourselves."""
         return self._membership.present()
 
+    def roles_of(self, node: bytes) -> tuple[str, ...] | None:
+        """The roles that an issuer gave it; ``None`` for nobody that we know."""
+        if node == self.id:
+            return self._roles
+        member = self.members.get(node)
+        return member.certificate.roles if member is not None else None
+
     def append(self, kind: str, body: bytes, now: Instant) -> Entry:
         """Add an entry to our own feed; it is news here, and goes out, only once it is durable."""
         return self._delivery.append(kind, body, now)
@@ -236,7 +252,7 @@ class Mesh:
                 # Whoever it is knows us from an earlier boot, or is not known to us yet: a hello mends both.
                 self._answer(source, b"", b"", len(data))
             raise
-        self._message(peer, message, now, self._limits.datagram_bytes)
+        self._charged(peer, message, now, self._limits.datagram_bytes)
 
     def _hello(self, data: bytes, source: Address, now: Instant) -> None:
         if not self._limiter.allow(source[0], now):
@@ -255,13 +271,14 @@ class Mesh:
         before = own.members.get(signer)
         known = before.alive.incarnation if before is not None else 0
         own.take_claim((hello.claim, hello.certificate), now)
-        if signer not in self.members:
+        if signer not in self.members or not self._sessions.knows(signer):  # the latter: revoked
             raise RemoteProtocolError("hello of a stranger")
+        # A hello can be replayed while its token is good, so it brings claims and keys, and is no sign of life: the sealed
+        # push-pull that follows is.
         held = self.members[signer]
         if held.claim != hello.claim:
             # It forgot what it claimed before (its state was restored), and has another session key now: tell it by TLS.
             self._out.send_bulk(signer, source, Claims(((held.claim, held.certificate_data),)))
-        own.heard_from(signer, now)
         if self.members[signer].alive.incarnation > known:
             own.tell_all((hello.claim, hello.certificate), but=signer)
         if hello.token:
@@ -276,11 +293,30 @@ class Mesh:
             raise RemoteProtocolError("too short for an answer")
         self._out.send_clear(source, hello)
 
+    def _charged(self, peer: bytes, data: bytes, now: Instant, limit: int) -> None:
+        """Handle a message; what it holds that no honest member passes on is charged to who brought it."""
+        before = self._forged()
+        try:
+            self._message(peer, data, now, limit)
+        except RemoteProtocolError as error:
+            self._forgeries.charge(peer, _is_forgery(error.reason), now)
+            raise
+        finally:
+            if (cost := self._forged() - before) > 0:
+                self._forgeries.charge(peer, cost, now)
+
+    def _forged(self) -> int:
+        return sum(count for reason, count in self.dropped.items() if _is_forgery(reason))
+
     def _message(self, peer: bytes, data: bytes, now: Instant, limit: int) -> None:
         if peer == self.id or self._membership.shut_out(peer):
             raise RemoteProtocolError("revoked key", peer)
-        message = decode(data, limit)
+        if not self._messages.take(peer, now):
+            raise RemoteProtocolError("too many messages", peer)
+        message = decode(data, limit) if self._forgeries.has(peer, now) else _harmless(decode(data, limit))
         if isinstance(message, PushPull):
+            if not self._pulls.take(peer, now):
+                raise RemoteProtocolError("asks too often", peer)
             self._membership.take_claims(message.claims, now)
         if peer not in self.members:
             raise RemoteProtocolError("not a member yet", peer)
@@ -302,6 +338,8 @@ class Mesh:
             case "rekey":
                 self._membership.rekey()
                 self._next_key(now)
+            case "refute":
+                self._membership.refute_owed()
             case ("probe", int(sequence)):
                 self._detector.probe_late(sequence, now)
             case ("suspicion", bytes(node)):
@@ -310,3 +348,20 @@ class Mesh:
                 self._delivery.push(reference, now)
             case _:
                 raise LocalProtocolError(f"unknown timer {name!r}")
+
+
+def _is_forgery(reason: str) -> bool:
+    return reason.startswith(FORGERIES)
+
+
+def _harmless(message: Message) -> Message:
+    """What may still come from a member that brought forgeries: probes and their answers, so that nobody thinks it dead."""
+    match message:
+        case Ping(sequence, digest, _):
+            return Ping(sequence, digest, ())
+        case Ack(sequence, digest, _):
+            return Ack(sequence, digest, ())
+        case Nack():
+            return message
+        case _:
+            raise RemoteProtocolError("throttled")

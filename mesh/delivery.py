@@ -21,6 +21,8 @@ from cloudisense.mesh.wire import Claims, Got, Push, PushPull, Relay, Rosters, S
 
 REFERENCES_PER_GOT = 16
 RELAYS_PER_SLICE = 2
+SLICE_SLACK = 4
+"""How much larger than ours another's idea of a slice may be: it may know members that we do not, and the reverse."""
 
 
 class Delivery:
@@ -102,16 +104,22 @@ class Delivery:
                 self._out.dropped[error.reason] += 1
 
     def relay(self, peer: bytes, message: Relay, now: Instant) -> None:
-        """Keep entries and pass them on to our slice, the first time that we see them."""
-        fresh = tuple(data for data in message.entries if not self._holds(data))
-        if fresh:
-            for node in self._membership.present():
-                if message.first <= node <= message.last and node != peer:
-                    self._membership.send(node, Push(fresh, answer=False))
+        """Keep entries and pass them on to our slice, the first time that we see them.
+
+        One message makes us send many, so only what a member says itself goes through, once, and to no more than a slice.
+        """
+        fresh = tuple(data for data in message.entries if self._is_news_of(peer, data))
+        present = self._membership.present()
+        slice_ = [node for node in present if message.first <= node <= message.last and node != peer]
+        if len(slice_) > SLICE_SLACK * math.ceil(math.sqrt(len(present) + 1)):
+            raise RemoteProtocolError("relay to too many", peer)
+        for node in slice_ if fresh else ():
+            self._membership.send(node, Push(fresh, answer=False))
         self.pushed(peer, Push(message.entries, answer=True), now)
 
-    def _holds(self, data: bytes) -> bool:
-        return self.feeds.get(parse_entry(data, self._context.mesh_id, self._limits.entry_bytes)[0].reference) is not None
+    def _is_news_of(self, peer: bytes, data: bytes) -> bool:
+        entry, _ = parse_entry(data, self._context.mesh_id, self._limits.entry_bytes)
+        return entry.node == peer and self.feeds.wanted(entry.reference)
 
     def _take(self, peer: bytes, data: bytes, answer: bool, now: Instant) -> None:
         entry, previous = parse_entry(data, self._context.mesh_id, self._limits.entry_bytes)
@@ -121,6 +129,8 @@ class Delivery:
             author = self._membership.members.get(entry.node)
             if author is None or self._membership.shut_out(entry.node) or "member" not in author.certificate.roles:
                 raise RemoteProtocolError("entry of a stranger", peer)
+        if self.feeds.crowded(entry.reference):
+            raise RemoteProtocolError("too many orphans", entry.node)
         accepted = self.feeds.accept(entry, previous)
         if accepted:
             self._out.persist(tuple(_row(e, now) for e in accepted), lambda _: self._arrived(accepted, answer))

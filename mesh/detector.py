@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from cloudisense.keys.errors import RemoteProtocolError
 from cloudisense.mesh.awareness import Awareness
 from cloudisense.mesh.context import Context
 from cloudisense.mesh.effects import Address
@@ -87,7 +88,9 @@ class Detector:
         """A peer probes us."""
         self._membership.take_claims(message.claims, now)
         self._compare(peer, message.digest, now)
-        self._membership.send(peer, Ack(message.sequence, self._digest(), self._membership.ride_along()))
+        # Each ride counts as one telling of the news: who pings without end must not use it all up.
+        ride = self._out.once(("ride", peer), now, self._limits.gossip_interval_ms)
+        self._membership.send(peer, Ack(message.sequence, self._digest(), self._membership.ride_along() if ride else ()))
 
     def ack(self, peer: bytes, message: Ack, now: Instant) -> None:
         """A probe of ours, or one that we relay, was answered."""
@@ -112,6 +115,9 @@ class Detector:
     def relay(self, asker: bytes, request: PingRequest, now: Instant) -> None:
         """Probe a member on behalf of another."""
         target = self._membership.members.get(request.target)
+        relayed = [probe.relayed_for[0] for probe in self._prober.open.values() if probe.relayed_for is not None]
+        if relayed.count(asker) >= self._limits.relayed_probes_asker:
+            raise RemoteProtocolError("relays too many probes", asker)
         if target is not None and len(self._prober.open) < self._limits.relayed_probes:
             self._ping(self._prober.start(request.target, target.alive.incarnation, (asker, request.sequence)), now)
 

@@ -123,6 +123,23 @@ class Feeds:
         self.count += 1
         return entry
 
+    def crowded(self, reference: Reference) -> bool:
+        """Would this entry wait for its predecessor, when too many of its author's wait already, or open one feed too many?"""
+        feed = self._feeds.get((reference.node, reference.generation))
+        if feed is not None and reference.number <= len(feed.entries):
+            return False
+        own = [other for (node, _), other in self._feeds.items() if node == reference.node]
+        if feed is None and len(own) >= self._limits.feeds // 4:
+            return True
+        return reference.number > 0 and sum(len(other.orphans) for other in own) >= self._limits.orphans_node
+
+    def wanted(self, reference: Reference) -> bool:
+        """Is this an entry that we have not seen, and would keep?"""
+        feed = self._feeds.get((reference.node, reference.generation))
+        held = len(feed.entries) if feed is not None else 0
+        waits = feed is not None and reference.number in feed.orphans
+        return held <= reference.number < held + self._limits.orphans_per_feed and not waits and not self.crowded(reference)
+
     def get(self, reference: Reference) -> Entry | None:
         """The entry, or ``None``."""
         feed = self._feeds.get((reference.node, reference.generation))

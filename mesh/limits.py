@@ -63,6 +63,22 @@ class Limits:
     hellos_s: int = 240
     sources: int = 1024
 
+    messages_s: int = 1000
+    messages_burst: int = 4000
+    """Messages of one member that we decode."""
+    forgeries_s: int = 2
+    forgeries_burst: int = 50
+    """Bad signatures and malformed items that one member may bring. An honest one brings none: it checks before it passes on."""
+    pulls_s: int = 5
+    pulls_burst: int = 40
+    """Push-pulls of one member: each can draw ``bulk_bytes``."""
+    claims_s: int = 20
+    claims_burst: int = 1000
+    """New claims by one author, whoever brings them: each costs everybody a signature check and a transmission."""
+    relayed_probes_asker: int = 32
+    orphans_node: int = 128
+    """Entries of one author that wait for their predecessors, over all its generations."""
+
 
 LAN = Limits()
 WAN = Limits(

@@ -9,8 +9,8 @@ from cloudisense.keys.envelope import open_envelope
 from cloudisense.keys.errors import RemoteProtocolError, invariant
 from cloudisense.keys.session import SessionKey
 from cloudisense.mesh.address import reachable
+from cloudisense.mesh.authorship import Authorship
 from cloudisense.mesh.context import Context
-from cloudisense.mesh.dissemination import Piggyback, retransmit_limit
 from cloudisense.mesh.effects import Address, Put
 from cloudisense.mesh.events import MemberChanged, NameConflict
 from cloudisense.mesh.flap import Flaps
@@ -34,12 +34,10 @@ from cloudisense.mesh.member import (
 )
 from cloudisense.mesh.silence import verdict
 from cloudisense.mesh.suspicion import accusers_needed, suspicion_ms
-from cloudisense.mesh.table import MemberTable
-from cloudisense.mesh.wire import Claims, Message, SignedClaim
+from cloudisense.mesh.voice import Voice
+from cloudisense.mesh.wire import Claims, SignedClaim
 
 RETURN_GREETINGS = 64
-ACCUSATIONS = 3
-"""Accusations against one member that are told to those who may not know them: one more than a death needs."""
 MAX_INCARNATION = 2**63
 DEPARTURE = "departure "
 """``meta`` keys that begin so hold the claim with which a member left or was forgotten; its id in hex follows."""
@@ -47,23 +45,21 @@ PARTITION_MS = 30_000
 """Deaths this young belong to the same cut when we find ourselves in a minority."""
 
 
-class Membership(MemberTable):
+class Membership(Voice):
     """What changes the member table: claims, accusations, departures.
 
     ``confirm`` is asked to probe a member at once, because another accuses it; ``repair`` exchanges all that is known with one.
     """
 
     def __init__(self, context: Context) -> None:
-        super().__init__()
+        super().__init__(context)
         self.incarnation = context.stored.incarnation
         self.confirm: Callable[[bytes, Instant], None] = lambda node, now: None
         self.repair: Callable[[bytes], None] = lambda peer: None
-        self._context = context
-        self._out = context.out
-        self._limits = context.limits
-        self._piggyback = Piggyback()
         self._flaps = Flaps(context.limits)
         self._leaving = False
+        self._owed = 0
+        self._authors = Authorship(context.mesh_id, context.limits)
         self.claim = self._own_claim()
 
     def start(self, now: Instant) -> None:
@@ -73,7 +69,7 @@ class Membership(MemberTable):
             self.greet(address)
         for member in self.all():
             self.greet(member.address, member.node)
-        self._spread(self._context.id, self._context.id, (self.claim, self._context.certificate))
+        self.spread(self._context.id, self._context.id, (self.claim, self._context.certificate))
         self._out.after("gossip", now, self._context.rng.randrange(self._limits.gossip_interval_ms))
 
     def _restore(self, now: Instant) -> None:
@@ -93,26 +89,11 @@ class Membership(MemberTable):
 
     # -- sending -------------------------------------------------------------------------------------------------------
 
-    def send(self, peer: bytes, message: Message) -> None:
-        """Send to a known member; one that was cut off since has no session any more, and gets nothing."""
-        if self._context.sessions.knows(peer) and not self.shut_out(peer):
-            self._out.send(peer, self.members[peer].address, message)
-
     def greet(self, address: Address, to: bytes = b"") -> None:
         """Say hello to an address; whoever answers with our token becomes a member."""
         if address != self._context.stored.address:
             hello = self._context.greeter.hello(self.claim, self._context.certificate, address, to, b"", ask=True)
             self._out.send_clear(address, hello)
-
-    def tell_all(self, claim: SignedClaim, *besides: bytes, but: bytes = b"") -> None:
-        """First-hand news goes out at once: to everyone in a small mesh, to a few in a large one; the piggyback does the rest.
-
-        ``but`` knows it already.
-        """
-        present = self.present()
-        told = present if len(present) <= self._limits.small else self._context.choose(present, 2 * self._limits.gossip_fanout)
-        for node in sorted({*told, *besides} & self.members.keys() - {but}):
-            self.send(node, Claims((claim,)))
 
     def leave(self) -> None:
         """Tell everyone that we go on purpose."""
@@ -123,29 +104,6 @@ class Membership(MemberTable):
         """Tell everyone that only our agent stops, and only for a moment."""
         self._leaving = True
         self.tell_all((self._context.seal("restarting", Restarting(self._context.id, self.incarnation)), b""))
-
-    def gossip(self, now: Instant) -> None:
-        """Between probes, spread what is new to a few members."""
-        if not len(self._piggyback):
-            return
-        self._out.after("gossip", now, self._limits.gossip_interval_ms)
-        for node in self._context.choose(self.present(), self._limits.gossip_fanout):
-            if claims := self.ride_along():
-                self.send(node, Claims(claims))
-
-    def ride_along(self, beside: tuple[SignedClaim, ...] = ()) -> tuple[SignedClaim, ...]:
-        """Claims for the next message, as many as fit ``beside`` others."""
-        room = self._limits.datagram_bytes - 64 - sum(len(claim[0]) + 8 for claim in beside)
-        return self._piggyback.take(room, retransmit_limit(self._limits, len(self.members) + 1))
-
-    def accusations(self, member: Member) -> tuple[SignedClaim, ...]:
-        """The accusations that count against it, as many as help a listener along."""
-        return tuple((member.accusations[accuser], b"") for accuser in sorted(member.accusations)[:ACCUSATIONS])
-
-    def _spread(self, subject: bytes, author: bytes, claim: SignedClaim) -> None:
-        self._piggyback.add(subject, author, claim)
-        if "gossip" not in self._out.timers:
-            self._out.wake_soon("gossip", self._limits.gossip_interval_ms)
 
     # -- claims --------------------------------------------------------------------------------------------------------
 
@@ -193,6 +151,7 @@ class Membership(MemberTable):
         known = self.members.get(heard.node)
         if not alive_wins(known, heard):
             return
+        self._authors.check(heard.node, now)
         alive = self.check_alive(claim[0])
         trust = self._context.trust
         certificate = check_certificate(claim[1], trust.roster, trust.mesh_id, now.wall_ms, now.wall_trusted)
@@ -202,6 +161,7 @@ class Membership(MemberTable):
             raise RemoteProtocolError("too many members")
         same_boot = known is not None and known.alive.boot == alive.boot
         self._context.sessions.learn(alive.node, alive.session_public, now, same_boot)
+        self._authors.charge(alive.node, now)
         before = known.state if known is not None else None
         if known is not None and before == "suspect" and self._overdue(known, now):
             self._flaps.held(alive.node, now)
@@ -210,7 +170,7 @@ class Membership(MemberTable):
         self.members[alive.node] = member
         self._out.timers.cancel(("suspicion", alive.node))
         self._piggyback.drop(alive.node)
-        self._spread(alive.node, alive.node, claim)
+        self.spread(alive.node, alive.node, claim)
         self._changed(member, before in LOST if before else False)
         if before != "alive":
             self._out.tell(MemberChanged(alive.node, "alive"))
@@ -227,17 +187,22 @@ class Membership(MemberTable):
 
     def _take_suspect(self, heard: Suspect, claim: bytes, now: Instant) -> None:
         accuser = self.members.get(heard.accuser)
-        if accuser is None:
+        if accuser is None or self._context.trust.roster.is_revoked(heard.accuser):
             return
         if heard.accused == self._context.id:
             # Whoever says so, present or not: it may be us who were cut off.
             if heard.incarnation == self.incarnation and not self._leaving:
-                self._context.check_signer(claim, "suspect", heard.accuser)
-                self._claim_anew(heard.accuser)
+                self._authors.check_signer(claim, "suspect", heard.accuser, now)
+                # Its next probe cannot have failed sooner; each refutation costs a sync and a word to everyone.
+                if self._out.once(("refute", heard.accuser), now, self._limits.probe_timeout_ms):
+                    self._claim_anew(heard.accuser)
+                elif "refute" not in self._out.timers:
+                    self._owed = self.incarnation
+                    self._out.after("refute", now, self._limits.probe_timeout_ms)
             return
         known = self.members.get(heard.accused)
         if known is not None and accuser.present and accusation_counts(known, heard):
-            self._context.check_signer(claim, "suspect", heard.accuser)
+            self._authors.check_signer(claim, "suspect", heard.accuser, now)
             self._accused(known, heard.accuser, heard.evidence, claim, now)
             if self.is_confirmer(self._context.id, known.node, self._limits.confirmers):
                 self.confirm(known.node, now)
@@ -257,8 +222,8 @@ class Membership(MemberTable):
         known = self.members.get(heard.node)
         if known is None or not departure_counts(known, heard) or (kind == "restarting" and known.state == "agent_down"):
             return
-        self._context.check_signer(claim, kind, heard.node)
-        self._spread(heard.node, heard.node, (claim, b""))
+        self._authors.check_signer(claim, kind, heard.node, now)
+        self.spread(heard.node, heard.node, (claim, b""))
         known.departure, known.left_at = claim, heard.incarnation
         if kind == "left":
             self._keep_departure(known)
@@ -279,8 +244,13 @@ class Membership(MemberTable):
         known.departure = claim
         self._keep_departure(known)
         self._piggyback.drop(known.node)
-        self._spread(known.node, known.node, (claim, b""))
+        self.spread(known.node, known.node, (claim, b""))
         self.set_state(known, "forgotten", now)
+
+    def refute_owed(self) -> None:
+        """An accusation came too soon after another to be answered at once; not to answer would leave us suspected."""
+        if self._owed == self.incarnation and not self._leaving:
+            self._claim_anew()
 
     def _keep_departure(self, member: Member) -> None:
         """So that a restart, which believes every stored claim at first, does not bring the member back."""
@@ -311,7 +281,7 @@ class Membership(MemberTable):
         if incarnation == self.incarnation and not self._leaving:
             self.claim = self._own_claim()
             claim = (self.claim, self._context.certificate)
-            self._spread(self._context.id, self._context.id, claim)
+            self.spread(self._context.id, self._context.id, claim)
             self.tell_all(claim, accuser)
 
     def _own_claim(self) -> bytes:
@@ -347,7 +317,7 @@ class Membership(MemberTable):
             member.suspected_ns = now.boot_ns
         member.evidence[accuser] = evidence
         member.accusations[accuser] = claim
-        self._spread(member.node, accuser, (claim, b""))
+        self.spread(member.node, accuser, (claim, b""))
         if member.state == "alive":
             member.suspected_ns = now.boot_ns
             self.set_state(member, "suspect", now)
@@ -461,7 +431,7 @@ class Membership(MemberTable):
         if not trust.revoke(claim, now):
             return False
         self._out.persist((Put("meta", {"key": "revocations", "value": pack(list(trust.revocations.claims()))}),))
-        self._spread(hashlib.sha256(claim).digest(), self._context.id, (claim, b""))
+        self.spread(hashlib.sha256(claim).digest(), self._context.id, (claim, b""))
         self.tell_all((claim, b""))
         self.refresh(now)
         return True
@@ -480,12 +450,6 @@ class Membership(MemberTable):
         rows = tuple(Put("meta", {"key": key, "value": value}) for key, value in values.items())
         self._out.persist(rows, lambda _: self._announce(incarnation, self._context.id))
 
-    def shut_out(self, node: bytes) -> bool:
-        """Is this node's key, or that of the issuer that certified it, revoked?"""
-        roster = self._context.trust.roster
-        member = self.members.get(node)
-        return roster.is_revoked(node) or (member is not None and roster.is_revoked(member.certificate.issuer))
-
     def enforce(self, now: Instant) -> None:
         """The roster has changed: cut off whoever it revokes."""
         for member in self.all():
@@ -493,3 +457,6 @@ class Membership(MemberTable):
                 self._context.sessions.forget(member.node)
                 if member.state not in GONE:
                     self.set_state(member, "left", now)
+                for other in self.all():
+                    other.evidence.pop(member.node, None)
+                    other.accusations.pop(member.node, None)

@@ -16,6 +16,7 @@ class Probe:
     asked: tuple[bytes, ...] | None = None
     """The relays that were asked; ``None`` while the probe is direct."""
     nacks: set[bytes] = field(default_factory=set[bytes])
+    """Those of them that say that they are well, but met silence, too."""
     knock: str = ""
 
 

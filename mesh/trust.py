@@ -5,8 +5,8 @@
 
 import msgspec
 
-from cloudisense.keys.errors import RemoteProtocolError
-from cloudisense.keys.roster import Roster, check_chain, mesh_id_of
+from cloudisense.keys.errors import Refused, RemoteProtocolError
+from cloudisense.keys.roster import Roster, check_chain, mesh_id_of, newer
 from cloudisense.mesh.instant import Instant
 from cloudisense.mesh.revocation import Revocations
 
@@ -37,7 +37,13 @@ class Trust:
             raise RemoteProtocolError("rival roster")
         if len(chain) <= len(self.chain):
             return False
-        self.signed = check_chain(chain, self.mesh_id)
+        roster = self.signed
+        for data in chain[len(self.chain) :]:  # what we have is proven: a bad link must not cost the whole chain again
+            following = newer(roster, data, self.mesh_id)
+            if isinstance(following, Refused):
+                raise RemoteProtocolError("roster number does not rise")
+            roster = following
+        self.signed = roster
         self.chain = chain
         return True
 

@@ -168,7 +168,7 @@ def test_agents_meet_over_ipv6(make_world: MakeWorld) -> None:
         assert wait_for(mesh.whole, 30), mesh.strangers()
         mesh.say(mesh.seats["n2"], "six")
         assert wait_for(lambda: all("six" in seat.heard for seat in mesh.seats.values()), 10)
-        assert world.sent()["n1"].get("udp", (0, 0))[0] > 3
+        assert world.sent()["n1"].get("udp", (0, 0))[0] > 0
     finally:
         mesh.stop(kill=True)
 

@@ -86,6 +86,7 @@ def test_a_refutation_that_was_overtaken_is_not_announced_before_the_newer_one_i
     c, before = world["c"], world["c"].mesh.incarnation
     c.slow = True
     world.tell("c", world.accusation("b", "c", before))
+    world.run(0.3)  # one refutation is owed to one accuser in the time of a probe
     world.tell("c", world.accusation("b", "c", before + 1))
     world.durable(c, *c.held.pop(0))
     world.run(2)
