@@ -156,6 +156,7 @@ class Agent:
     def _asked(self, incident: Incident, now: Instant) -> None:
         if incident.help is not None and not incident.ended and self._speech.may_act(self._mesh.id):
             self._helper.asked(incident, incident.help, now)
+
     def _noted(self, entry: Entry) -> None:
         note = unpack(entry.body, Note, NOTE_BYTES + 8)
         if len(note.text.encode()) > NOTE_BYTES or not note.text.isprintable():
