@@ -4,6 +4,10 @@ Cuts and counters lie in the bridge's own namespace, in one nft table of the fam
 passes between all hosts at one instant, and the sender of a packet that is cut notices nothing (a drop in the host itself would give
 it EPERM). Two kinds: ``partition`` and ``mute`` are a firewall's, ARP passes; ``drop_all`` and ``kill`` pull the cable, and after a few
 seconds the neighbours' kernels know no way to it any more (and need up to a second to find it again).
+
+Every host's neighbours count against one limit of the whole machine (neigh/default/gc_thresh3, 1024 entries), which is not ours to
+change and which 33 hosts that all talk reach: then packets are lost. ``static_neighbours`` writes the entries down instead, for good;
+those do not count. Without ARP a pulled cable is silent like a firewall.
 """
 
 import contextlib
@@ -22,7 +26,7 @@ from benchmarks.hosts.needs import cgroup_root
 from benchmarks.hosts.output import Output
 
 PREFIX = "cs-hosts-"
-UDP = "udp"
+MAX_WITH_ARP = 25
 IP_AND_UDP_HEADERS = 28
 TABLE = """
 table bridge cloudisense {
@@ -51,7 +55,10 @@ Side = Host | Iterable[Host]
 class World:
     """A context of ``count`` hosts, n1 to n``count``, all connected. ``base`` is where their folders lie."""
 
-    def __init__(self, count: int, base: Path | None = None) -> None:
+    def __init__(self, count: int, base: Path | None = None, static_neighbours: bool = False) -> None:
+        if count > MAX_WITH_ARP and not static_neighbours:
+            raise ValueError(f"more than {MAX_WITH_ARP} hosts need static_neighbours")
+        self._static = static_neighbours
         self.output = Output()
         self.hosts: list[Host] = []
         self._count = count
@@ -173,8 +180,12 @@ class World:
                 raise RuntimeError(f"host {host.name} got no address")
 
     def _address(self, host: Host) -> "subprocess.Popen[bytes]":
-        words = 'ip addr add "$0/16" dev eth0 && ip addr add "$1/64" dev eth0 nodad && ip link set eth0 up'
-        return host.spawn(["sh", "-c", words, host.ip, host.ip6])
+        words = 'ip addr add "$0/16" dev eth0 && ip addr add "$1/64" dev eth0 nodad && ip link set eth0 up && ip -batch "$2"'
+        batch = host.folder / "neighbours"
+        others = [other for other in self.hosts if other is not host and self._static]
+        lines = [f"neigh add {ip} lladdr {other.mac} dev eth0 nud permanent\n" for other in others for ip in (other.ip, other.ip6)]
+        batch.write_text("".join(lines), encoding="ascii")
+        return host.spawn(["sh", "-c", words, host.ip, host.ip6, str(batch)])
 
     def _apply(self) -> None:
         sets = {"cut": [f"{a} . {b}" for a, b in sorted(self._cut)], "gone": sorted(self._gone), "mute": sorted(self._mute)}

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from benchmarks.hosts import World, missing
 from benchmarks.mesh import serf
 from benchmarks.mesh.ours import Ours, fsync_ms
 from benchmarks.mesh.peer import Peer
-from benchmarks.mesh.rows import QUICK, STOPPED, Effort
+from benchmarks.mesh.rows import QUICK, STOPPED, Effort, Figure
 from benchmarks.mesh.table import MEASURES, flatten, lines, print_lines
 
 PRIORITY = -15
@@ -27,6 +28,7 @@ def main() -> int:
     if problem is not None:
         print(f"benchmarks.mesh: {problem}", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     results: list[dict[str, Any]] = []
     began = time.time()
     # The harness reads at once what a node says, however busy the nodes are; they themselves run at the usual priority.
@@ -48,7 +50,7 @@ def main() -> int:
 def _run(nodes: int, run: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     """All rows of one number of nodes, the peer first, then us, each alone on the machine."""
     results: list[dict[str, Any]] = []
-    with World(nodes, options.state) as world:
+    with World(nodes, options.state, static_neighbours=True) as world:
         rng = random.Random(f"{options.seed} {nodes} {run}")
         meshes: list[type[Peer]] = [serf.Serf, Ours] if options.peer == "serf" else [Ours]
         for kind in meshes:
@@ -59,8 +61,11 @@ def _run(nodes: int, run: int, options: argparse.Namespace) -> list[dict[str, An
                 for name in options.rows:
                     if name == "stopped" and nodes < 2 * STOPPED + 1:
                         continue
-                    mesh.settle()
-                    figures = MEASURES[name](mesh, options.effort)
+                    try:
+                        mesh.settle()
+                        figures = MEASURES[name](mesh, options.effort)
+                    except RuntimeError as error:
+                        figures = [Figure(name, None, {"error": str(error)})]
                     results += flatten(figures, nodes, mesh.name, run)
                     for figure in figures:
                         _log(options, f"  {mesh.name} {figure.row}: {figure.value} {json.dumps(figure.detail) if figure.detail else ''}")

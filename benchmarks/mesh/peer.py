@@ -104,12 +104,16 @@ class Peer(ABC):
         """Wait until the mesh is whole; begin it anew when it is not in time. Whether it became whole by itself."""
         if wait_for(self.whole, seconds, 0.02):
             return True
-        self.world.heal()
-        self.stop(kill=True)
-        self.start(self.seats.values())
+        self.begin_anew()
         if not wait_for(self.whole, self.up_s, 0.02):
             raise RuntimeError(f"{self.name}: the mesh does not come together; {self.strangers()}")
         return False
+
+    def begin_anew(self) -> None:
+        """Heal all cuts, kill every node and start them all."""
+        self.world.heal()
+        self.stop(kill=True)
+        self.start(self.seats.values())
 
     def strangers(self) -> str:
         """Who does not see whom, briefly, for a person."""

@@ -1,5 +1,6 @@
 """HashiCorp's serf as Debian ships it, LAN profile, its own RPC for joins and events (what ``serf join`` and ``serf event`` use)."""
 
+import contextlib
 import random
 import re
 import socket
@@ -75,7 +76,7 @@ class Serf(Peer):
         began = now_ns()
         # At once, as hosts that boot together would: each call returns only after its push-pull.
         words = {"Existing": [f"{ip}:{PORT}" for ip in targets], "Replay": False}
-        calls = [threading.Thread(target=self._rpc[seat.host.name].call, args=("join", words)) for seat in joiners]
+        calls = [threading.Thread(target=_insist, args=(self._rpc[seat.host.name], words)) for seat in joiners]
         for call in calls:
             call.start()
         for call in calls:
@@ -127,6 +128,15 @@ class _Rpc:
             if not data:
                 raise RuntimeError("serf hung up")
             self._unpacker.feed(data)
+
+
+def _insist(rpc: _Rpc, words: dict[str, Any], tries: int = 5) -> None:
+    """Join; once more where the first node was too busy to answer, as serf's own -retry-join does."""
+    for _ in range(tries):
+        with contextlib.suppress(RuntimeError):
+            rpc.call("join", words)
+            return
+        time.sleep(0.2)
 
 
 def _dial(seat: Seat, tries: int = 100) -> socket.socket:
