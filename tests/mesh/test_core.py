@@ -94,9 +94,14 @@ HOSTILE: st.SearchStrategy[Message] = st.one_of(
     st.builds(Ping, NUMBERS, JUNK, st.tuples(st.tuples(JUNK, JUNK))),
     st.builds(PingRequest, NUMBERS, JUNK),
     st.builds(Claims, st.tuples(st.tuples(JUNK, JUNK))),
-    st.builds(Push, st.tuples(JUNK)),
+    st.builds(Push, st.tuples(JUNK), st.booleans()),
     st.builds(
-        PushPull, st.tuples(st.tuples(JUNK, JUNK)), st.lists(st.tuples(JUNK, NUMBERS, NUMBERS), max_size=4).map(tuple), st.booleans()
+        PushPull,
+        st.tuples(st.tuples(JUNK, JUNK)),
+        st.lists(st.tuples(JUNK, NUMBERS, st.booleans()), max_size=4).map(tuple),
+        VECTORS,
+        NUMBERS,
+        st.booleans(),
     ),
 )
 

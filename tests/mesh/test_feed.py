@@ -118,7 +118,7 @@ def test_two_holders_converge_by_vector_alone(ours: list[int], theirs: list[int]
         for i in arrivals:
             holder.made_durable(take(holder, both[i]))
     everything = {e.hash for holder in feeds for e in holder.all()}
-    for here, there in ((0, 1), (1, 0)) * 2:  # what comes may complete what waited, which the other then lacks
+    for here, there in ((0, 1), (1, 0)) * CHAIN_LENGTH:  # what comes may complete what waited, which the other then lacks
         for entry in feeds[here].missing_at(feeds[there].vector()):
             feeds[there].made_durable(take(feeds[there], entry.data))
     assert feeds[0].vector() == feeds[1].vector()
