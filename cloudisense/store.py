@@ -9,6 +9,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ class Store:
                 # Invite hashes and session counters lie in it: for this user only. SQLite copies the mode to -wal and -shm.
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
             self._writer: Database | None = undo.enter_context(contextlib.closing(_connect(path, "rw")))
-            self._writer.execute("PRAGMA journal_mode=WAL").fetchone()
+            _use_wal(self._writer)
             with self._transaction(self._writer):
                 if not self._check_schema(self._writer):
                     _create(self._writer)
@@ -249,6 +250,19 @@ def _connect(path: Path, mode: str) -> Database:
     except BaseException:
         connection.close()
         raise
+
+
+def _use_wal(database: Database) -> None:
+    """Switch to WAL. The switch does not wait for others that create the file at the same moment, whatever the busy timeout."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode=WAL").fetchone()
+            return
+        except sqlite3.OperationalError as error:
+            if _primary_code(error) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _create(database: Database) -> None:
