@@ -89,7 +89,8 @@ class Coordinator:
             symptom, size, used, reading.inodes, reading.inodes_used,
         )  # fmt: skip
         self._cases[alert.incident] = Case(rule)
-        self._speech.say(alert, now)
+        if self._speech.say(alert, now) is None:
+            del self._cases[alert.incident]
 
     def cleared(self, rule: Rule, target: str, reading: FileSystem, now: Instant) -> None:
         """A detector re-armed. An incident that nobody acts on yet has cleared by itself."""

@@ -32,7 +32,7 @@ from cloudisense.keys.capability import Capability
 from cloudisense.keys.errors import LocalProtocolError, RemoteProtocolError
 from cloudisense.keys.given import Rng
 from cloudisense.mesh.core import Mesh
-from cloudisense.mesh.events import DirectReceived, EntryArrived, EntryDelivered, MemberChanged, RosterChanged
+from cloudisense.mesh.events import DirectReceived, EntryArrived, EntryDelivered, MemberChanged, Misbehaved, RosterChanged
 from cloudisense.mesh.feed import Entry, Reference
 from cloudisense.mesh.instant import Instant
 from cloudisense.mesh.outbound import News
@@ -60,6 +60,7 @@ class Agent:
         self._speech.loopback = self._direct
         self._closing: dict[Reference, str] = {}
         self._ledger.replay(mesh.feeds.all())
+        mesh.pruner.unfinished = self._ledger.unfinished
 
     # -- the seam ------------------------------------------------------------------------------------------------------
 
@@ -79,6 +80,10 @@ class Agent:
                     "member", "", f"{self._speech.name_of(node)} is {state}", node=self._speech.name_of(node), state=state
                 )
                 if state in ("dead", "left", "agent_down"):
+                    self._coordinator.lost(node, now)
+            case Misbehaved(node, what):
+                self._requests.notify("misbehaved", "", f"{self._speech.name_of(node)}: {what}", node=self._speech.name_of(node), what=what)
+                if what == "forked":
                     self._coordinator.lost(node, now)
             case RosterChanged(number):
                 self._requests.notify("roster", "", f"roster {number} holds now", number=number)

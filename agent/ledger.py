@@ -66,6 +66,15 @@ class Ledger:
         elif body.state == "resolved" and body.signature:
             self._memory.learn(incident.fingerprint, body.signature, True, own, entry.wall_ms)
 
+    def unfinished(self, entry: Entry) -> bool:
+        """Does ``entry`` belong to an incident that has not ended here? Such entries are never pruned."""
+        try:
+            body = parse_body(entry)
+        except RemoteProtocolError:
+            return False
+        incident = self.incidents.get(body.incident) if body is not None else None
+        return incident is not None and not incident.ended
+
     def rows(self, incident: Incident) -> list[Put]:
         """The incident, and once it has ended its line in the fix history, as the store keeps them."""
         rows = [incident.row(self._name_of(incident.subject))]

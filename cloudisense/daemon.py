@@ -100,6 +100,8 @@ class Daemon:
             members=tuple((bytes(row["claim"]), bytes(row["certificate"])) for row in self._store.rows("members", order_by=["node"])),
             entries=tuple(bytes(row["data"]) for row in self._store.rows("entries", order_by=["node", "generation", "number"])),
             seeds=tuple(dict.fromkeys((*self._seeds, *member.seeds))),
+            checkpoints=tuple(bytes(row["bundle"]) for row in self._store.rows("checkpoints", order_by=["node"])),
+            forks=tuple((bytes(row["first"]), bytes(row["second"])) for row in self._store.rows("forks", order_by=["node"])),
         )
         mode = {"observe": "act", "reversible": config.mode.reversible}
         mode |= {"disruptive": config.mode.disruptive, "destructive": config.mode.destructive}

@@ -17,7 +17,7 @@ from sqlite_utils import Database
 
 from cloudisense.keys.errors import LocalProtocolError, Refused
 from cloudisense.keys.invite import InviteRecord, redeem, secret_hash
-from cloudisense.mesh.effects import Put, Scalar
+from cloudisense.mesh.effects import Delete, Put, Row, Scalar
 
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_MS = 5_000
@@ -29,6 +29,8 @@ TABLES: dict[str, tuple[dict[str, type], tuple[str, ...]]] = {
         {"node": bytes, "generation": int, "number": int, "hash": bytes, "data": bytes, "arrived_ms": int},
         ("node", "generation", "number"),
     ),
+    "checkpoints": ({"node": bytes, "generation": int, "number": int, "bundle": bytes}, ("node",)),
+    "forks": ({"node": bytes, "first": bytes, "second": bytes, "at_ms": int}, ("node",)),
     "members": ({"node": bytes, "claim": bytes, "certificate": bytes, "state": str, "since_ms": int}, ("node",)),
     "incidents": (
         {"id": str, "subject": str, "kind": str, "state": str, "opened_ms": int, "closed_ms": int, "planned_by": str, "acted_by": str}
@@ -102,13 +104,13 @@ class Store:
             if self._writer is not None:
                 self._writer.close()
 
-    def write(self, puts: Iterable[Put]) -> None:
-        """Upsert every row by its primary key, all or none, durable on return.
+    def write(self, puts: Iterable[Row]) -> None:
+        """Upsert (``Put``) or delete every row by its primary key, in order, all or none, durable on return.
 
         Columns that a row does not name keep their value. Raises ``LocalProtocolError`` for a row that does not
         fit ``TABLES`` (before anything is written) and ``StoreError`` when the disk refuses.
         """
-        statements = [_upsert(put) for put in puts]
+        statements = [_statement(put) for put in puts]
         with self._writing() as database:
             for sql, values in statements:
                 database.execute(sql, values)
@@ -268,17 +270,28 @@ def _columns(table: str) -> dict[str, type]:
     return TABLES[table][0]
 
 
-def check_row(put: Put) -> None:
+def check_row(put: Row) -> None:
     """Raise ``LocalProtocolError`` unless ``put`` fits ``TABLES``: table, columns, types, a whole key."""
     columns, key = _columns(put.table), TABLES[put.table][1]
-    for name, value in put.row.items():
+    row = put.key if isinstance(put, Delete) else put.row
+    if isinstance(put, Delete) and set(row) != set(key):
+        raise LocalProtocolError(f"a row of {put.table} is deleted by its whole key {key}")
+    for name, value in row.items():
         if name not in columns:
             raise LocalProtocolError(f"table {put.table} has no column {name!r}")
         if value is not None and (type(value) is not columns[name] or not _storable(value)):
             raise LocalProtocolError(f"{put.table}.{name} cannot hold {value!r:.80}")
     for name in key:
-        if put.row.get(name) is None:
+        if row.get(name) is None:
             raise LocalProtocolError(f"a row of {put.table} needs its key column {name!r}")
+
+
+def _statement(row: Row) -> tuple[str, list[Scalar]]:
+    if isinstance(row, Put):
+        return _upsert(row)
+    check_row(row)
+    where = " and ".join(f'"{name}" = ?' for name in row.key)
+    return f"delete from {row.table} where {where}", list(row.key.values())
 
 
 def _upsert(put: Put) -> tuple[str, list[Scalar]]:

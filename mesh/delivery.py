@@ -11,14 +11,18 @@ from cloudisense.keys.errors import RemoteProtocolError
 from cloudisense.mesh.context import Context
 from cloudisense.mesh.dissemination import Outbox, Shipment
 from cloudisense.mesh.effects import Put
-from cloudisense.mesh.events import EntryArrived, EntryDelivered, RosterChanged
-from cloudisense.mesh.feed import Entry, Feeds, Reference, parse_entry
+from cloudisense.mesh.events import EntryArrived, EntryDelivered, Misbehaved, RosterChanged
+from cloudisense.mesh.feed import Entry, Feeds, OverQuota, Reference, parse_entry
+from cloudisense.mesh.fork import Forgers
+from cloudisense.mesh.gather import Gather, batches
 from cloudisense.mesh.instant import Instant
 from cloudisense.mesh.membership import Membership, item_hash
-from cloudisense.mesh.wire import Claims, Got, Push, PushPull, Relay, Rosters, SignedClaim
+from cloudisense.mesh.pruning import Pruner, entry_row
+from cloudisense.mesh.wire import Bundles, Claims, Forks, Got, Push, PushPull, Relay, Rosters, SignedClaim
 
-REFERENCES_PER_GOT = 16
 RELAYS_PER_SLICE = 2
+GENERATION_BITS = 20
+ITEMS_PER_MESSAGE = 8
 
 
 class Delivery:
@@ -31,23 +35,42 @@ class Delivery:
         self._out = context.out
         self._limits = context.limits
         self._outbox = Outbox()
+        # Random below the boot counter: a restored snapshot counts a boot twice, and must not write into the other one's feed.
+        self.generation = (context.stored.boot << GENERATION_BITS) | context.rng.randrange(1 << GENERATION_BITS)
+        self.forgers = Forgers(context, membership, self.feeds)
+        self.pruner = Pruner(context, membership, self.feeds, self.forgers)
+        self.pruner.adopted = lambda entries, now: self._arrived(entries, False, now)
+        self._over_quota: set[bytes] = set()
+        self.gather = Gather(membership, context.out, context.limits)
+        for data in context.stored.entries:
+            self.feeds.load(data)
 
     # -- our own entries -----------------------------------------------------------------------------------------------
 
     def append(self, kind: str, body: bytes, now: Instant) -> Entry:
-        """Add to our own feed; it is news here, and leaves, only once it is durable."""
-        entry = self.feeds.append(self._context.identity, self._context.stored.boot, now.wall_ms, kind, body)
-        self._out.persist((_row(entry, now),), lambda later: self._publish(entry, later))
+        """Add to our own feed; it is news here, and leaves, only once it is durable. Raises ``OverQuota``."""
+        try:
+            entry = self.feeds.append(self._context.identity, self.generation, now.wall_ms, kind, body)
+        except OverQuota:
+            self._out.dropped["own entry over quota"] += 1
+            self._tell_over_quota(self._context.id)
+            raise
+        self._out.persist((entry_row(entry, now),), lambda later: self._publish(entry, later))
         return entry
 
     def _publish(self, entry: Entry, now: Instant) -> None:
+        self.feeds.synced([entry])
         self._out.tell(EntryArrived(entry))
+        if self._context.id in self.forgers:
+            return
         present = self._membership.present()
         slices = self._slices(present)
         waiting = {relay for _, _, relays in slices for relay in relays} if slices else set(present)
         if not waiting:
             self._out.tell(EntryDelivered(entry.reference))
             return
+        for given_up in self._outbox.make_room(self._limits.outbox):
+            self._out.timers.cancel(("push", given_up))
         self._outbox.open[entry.reference] = Shipment(entry.data, waiting, slices=slices)
         self.push(entry.reference, now)
 
@@ -70,7 +93,10 @@ class Delivery:
                     self._membership.send(relay, Relay((shipment.data,), first, last))
         if not shipment.slices:
             for node in sorted(shipment.waiting):
-                self._membership.send(node, Push((shipment.data,), answer=True))
+                # A member that lags is not pressed with all that it lacks: the digests bring the rest when it can.
+                if not shipment.attempts or self.gather.waiting(node) < self._limits.retried_per_peer:
+                    self.gather.push(node, reference, shipment.data)
+            self.gather.settle(now)
         shipment.attempts += 1
         if shipment.attempts < self._limits.push_attempts:
             self._out.after(("push", reference), now, self._limits.push_retry_ms << (shipment.attempts - 1))
@@ -91,11 +117,18 @@ class Delivery:
 
     def pushed(self, peer: bytes, message: Push, now: Instant) -> None:
         """Entries came in; a bad one costs only itself."""
+        fresh: list[Entry] = []
+        known: list[Entry] = []
         for data in message.entries:
             try:
-                self._take(peer, data, message.answer, now)
+                self._take(peer, data, fresh, known, now)
             except RemoteProtocolError as error:
                 self._out.dropped[error.reason] += 1
+        if known and message.answer:
+            self._acknowledge(known, now)
+        if fresh:
+            rows = tuple(entry_row(entry, now) for entry in fresh)
+            self._out.persist(rows, lambda later: self._arrived(fresh, message.answer, later))
 
     def relay(self, peer: bytes, message: Relay, now: Instant) -> None:
         """Keep entries and pass them on to our slice, the first time that we see them."""
@@ -109,43 +142,68 @@ class Delivery:
     def _holds(self, data: bytes) -> bool:
         return self.feeds.holds(parse_entry(data, self._context.mesh_id, self._limits.entry_bytes)[0].reference)
 
-    def _take(self, peer: bytes, data: bytes, answer: bool, now: Instant) -> None:
+    def _take(self, peer: bytes, data: bytes, fresh: list[Entry], known: list[Entry], now: Instant) -> None:
         entry, previous = parse_entry(data, self._context.mesh_id, self._limits.entry_bytes)
+        reference = entry.reference
+        if entry.node in self.forgers:
+            raise RemoteProtocolError("entry of a forger", entry.node)
         if entry.node == self._context.id:
+            # Ours, from before our disk was set back: take it in again, and write beyond it.
+            if reference.generation > self.generation:
+                self.generation = reference.generation + 1
+        else:
+            author = self._membership.members.get(entry.node)
+            if author is None or self._context.trust.roster.is_revoked(entry.node) or "member" not in author.certificate.roles:
+                raise RemoteProtocolError("entry of a stranger", peer)
+        if self.feeds.holds(reference):
+            held = self.feeds.get(reference)
+            if held is not None and held.hash != entry.hash:
+                self.forgers.caught((held.data, data), now)
+                raise RemoteProtocolError("forked feed", entry.node)
+            if self.feeds.is_synced(reference):
+                known.append(entry)
             return
-        author = self._membership.members.get(entry.node)
-        if author is None or self._context.trust.roster.is_revoked(entry.node) or "member" not in author.certificate.roles:
-            raise RemoteProtocolError("entry of a stranger", peer)
-        if self.feeds.holds(entry.reference):
-            self.feeds.accept(entry, previous)  # raises when it is not the one that we hold
-            if answer:
-                self._acknowledge([entry])
-            return
-        accepted = self.feeds.accept(entry, previous)
-        if accepted:
-            self._out.persist(tuple(_row(e, now) for e in accepted), lambda _: self._arrived(accepted, answer))
-        elif self._out.once(("pull", peer), now, self._limits.push_retry_ms):
+        try:
+            accepted = self.feeds.accept(entry, previous)
+        except RemoteProtocolError as error:
+            self._suspicious(entry, data, error.reason, now)
+            raise
+        fresh += accepted
+        if not accepted and self._out.once(("pull", peer), now, self._limits.push_retry_ms):
             # Its predecessor is missing here: ask now rather than at the next digest.
             self.push_pull(peer, reply=True)
 
-    def _arrived(self, entries: list[Entry], answer: bool) -> None:
-        self._out.tell(*(EntryArrived(entry) for entry in entries))
-        if answer:
-            self._acknowledge(entries)
+    def _suspicious(self, entry: Entry, data: bytes, reason: str, now: Instant) -> None:
+        before = self.feeds.get(Reference(entry.node, entry.reference.generation, entry.reference.number - 1))
+        if reason == "broken chain" and before is not None:
+            self.forgers.caught((before.data, data), now)
+        elif reason == "over quota":
+            self._tell_over_quota(entry.node)
 
-    def _acknowledge(self, entries: list[Entry]) -> None:
+    def _tell_over_quota(self, node: bytes) -> None:
+        if node not in self._over_quota:
+            self._over_quota.add(node)
+            self._out.tell(Misbehaved(node, "over quota"))
+
+    def _arrived(self, entries: list[Entry], answer: bool, now: Instant) -> None:
+        self.feeds.synced(entries)
+        self._out.tell(*(EntryArrived(entry) for entry in entries if entry.node not in self.forgers))
+        if answer:
+            self._acknowledge(entries, now)
+
+    def _acknowledge(self, entries: list[Entry], now: Instant) -> None:
         """Tell the authors, by whichever way the entries came."""
-        for author in sorted({entry.node for entry in entries} & self._membership.members.keys()):
-            got = [(e.node, e.reference.generation, e.reference.number) for e in entries if e.node == author]
-            for start in range(0, len(got), REFERENCES_PER_GOT):
-                self._membership.send(author, Got(tuple(got[start : start + REFERENCES_PER_GOT])))
+        for entry in entries:
+            if entry.node in self._membership.members:
+                self.gather.got(entry.node, (entry.node, entry.reference.generation, entry.reference.number))
+        self.gather.settle(now)
 
     # -- repair --------------------------------------------------------------------------------------------------------
 
     def digest(self) -> bytes:
         """Eight bytes over all that is known: entries, members' incarnations, rosters."""
         own = item_hash([self._context.id, self._membership.incarnation, False])
-        total = self.feeds.known_sum + self._membership.known_sum + own + item_hash(len(self._context.trust.chain))
+        total = self.feeds.known_sum + self.forgers.known_sum + self._membership.known_sum + own + item_hash(len(self._context.trust.chain))
         return (total % (1 << 64)).to_bytes(8, "big")
 
     def compare(self, peer: bytes, digest: bytes, now: Instant) -> None:
@@ -163,7 +221,8 @@ class Delivery:
         membership = self._membership
         heads = tuple((m.node, m.alive.incarnation, m.state == "left") for m in membership.all())
         own = ((membership.claim, self._context.certificate),)
-        membership.send(peer, PushPull(own, heads, self.feeds.vector(), len(self._context.trust.chain), reply))
+        bases, forgers = self.pruner.bases(), tuple(sorted(self.forgers.proofs))
+        membership.send(peer, PushPull(own, heads, self.feeds.vector(), len(self._context.trust.chain), reply, bases, forgers))
 
     def pulled(self, peer: bytes, message: PushPull) -> None:
         """Send what ``peer`` lacks, within a few messages; the next digest mismatch brings the rest."""
@@ -171,9 +230,15 @@ class Delivery:
             self._membership.send(peer, Rosters(self._context.trust.chain))
         for claims in _batches(self._claims_missing_at(peer, message), self._limits.bulk_bytes // 2):
             self._membership.send(peer, Claims(tuple(claims)))
-        missing: list[SignedClaim] = [(entry.data, b"") for entry in self.feeds.missing_at(message.vector)]
-        for batch in _batches(missing, self._limits.bulk_bytes // 2)[:1]:
-            self._membership.send(peer, Push(tuple(data for data, _ in batch), answer=True))
+        proofs = [proof for node, proof in sorted(self.forgers.proofs.items()) if node not in message.forgers]
+        for start in range(0, len(proofs), ITEMS_PER_MESSAGE):
+            self._membership.send(peer, Forks(tuple(proofs[start : start + ITEMS_PER_MESSAGE])))
+        bundles = self.pruner.missing_at(message.bases)
+        for start in range(0, len(bundles), ITEMS_PER_MESSAGE):
+            self._membership.send(peer, Bundles(tuple(bundles[start : start + ITEMS_PER_MESSAGE])))
+        missing = [entry.data for entry in self.feeds.missing_at(message.vector, message.bases)]
+        for batch in batches(missing, self._limits)[: self._limits.pulled_messages]:
+            self._membership.send(peer, Push(batch, answer=True))
         if message.reply:
             self.push_pull(peer, reply=False)
 
@@ -212,17 +277,3 @@ def _batches(claims: list[SignedClaim], room: int) -> list[list[SignedClaim]]:
         batches[-1].append(claim)
         left -= size
     return batches
-
-
-def _row(entry: Entry, now: Instant) -> Put:
-    return Put(
-        "entries",
-        {
-            "node": entry.node,
-            "generation": entry.reference.generation,
-            "number": entry.reference.number,
-            "hash": entry.hash,
-            "data": entry.data,
-            "arrived_ms": now.wall_ms,
-        },
-    )

@@ -13,7 +13,9 @@ from cloudisense.keys.encoding import pack, unpack
 from cloudisense.keys.envelope import open_envelope, read_envelope, seal
 from cloudisense.keys.errors import RemoteProtocolError
 from cloudisense.keys.identity import Identity
+from cloudisense.mesh.checkpoint import NO_FOLD, START, Checkpoint, Place, fold
 from cloudisense.mesh.limits import Limits
+from cloudisense.mesh.quota import Quota
 from cloudisense.mesh.wire import VectorItem
 
 ENTRY = "entry"
@@ -72,14 +74,28 @@ def load_entry(data: bytes, limit: int) -> Entry:
     return _entry(envelope.signer, unpack(envelope.body, _Body, limit), data)
 
 
+class OverQuota(ValueError):
+    """Our own feed has had its share of everybody's disk for today, or altogether."""
+
+
 @dataclass(slots=True)
 class _Feed:
     entries: list[Entry] = field(default_factory=list[Entry])
     orphans: dict[int, tuple[Entry, bytes]] = field(default_factory=dict[int, tuple[Entry, bytes]])
+    base: int = 0
+    """Entries below this number are pruned; ``base_head`` is the hash of the last of them."""
+    base_head: bytes = GENESIS
+    durable: int = 0
+    """Entries below this number are synced: only those may leave, or be acknowledged."""
+    quota: Quota = field(default_factory=Quota)
 
     @property
     def head(self) -> bytes:
-        return self.entries[-1].hash if self.entries else GENESIS
+        return self.entries[-1].hash if self.entries else self.base_head
+
+    @property
+    def end(self) -> int:
+        return self.base + len(self.entries)
 
 
 class Feeds:
@@ -89,90 +105,211 @@ class Feeds:
         self._mesh_id = mesh_id
         self._limits = limits
         self._feeds: dict[tuple[bytes, int], _Feed] = {}
+        self._bases: dict[bytes, Checkpoint] = {}
+        self._shut: set[bytes] = set()
         self.count = 0
+        self.size = 0
+        """Bytes of all entries."""
         self.known_sum = 0
-        """Sum over all entries of the first eight bytes of their hashes; part of the digest."""
+        """Sum over all entries of the first eight bytes of their hashes, and of the checkpoints; part of the digest."""
 
     def load(self, data: bytes) -> Entry:
         """Take in an entry of our own store, in order."""
         entry = load_entry(data, self._limits.entry_bytes)
-        self._add(self._feed(entry.reference), entry)
+        feed = self._feed(entry.reference)
+        if entry.reference.number == feed.end:
+            self._add(feed, entry)
+        feed.durable = feed.end
         return entry
 
     def append(self, identity: Identity, generation: int, wall_ms: int, kind: str, body: bytes) -> Entry:
-        """Sign and add the next entry of our own feed. Raises ``ValueError`` when it is too large."""
+        """Sign and add the next entry of our own feed. Raises ``ValueError`` when it is too large, ``OverQuota``."""
         feed = self._feed(Reference(identity.id, generation, 0))
-        content = _Body(generation, len(feed.entries), feed.head, wall_ms, kind, body)
+        content = _Body(generation, feed.end, feed.head, wall_ms, kind, body)
         data = seal(identity, ENTRY, self._mesh_id, pack(content))
         if len(data) > self._limits.entry_bytes:
             raise ValueError(f"entry of {len(data)} bytes, limit {self._limits.entry_bytes}")
+        if feed.quota.refuses(self._limits, kind, wall_ms, len(data)):
+            raise OverQuota(f"more than {self._limits.entries_per_day} entries today, or {self._limits.feed_bytes} bytes in all")
         entry = _entry(identity.id, content, data)
         self._add(feed, entry)
         return entry
 
     def holds(self, reference: Reference) -> bool:
-        """Is this entry here?"""
+        """Is this entry here, or covered by a checkpoint?"""
         feed = self._feeds.get((reference.node, reference.generation))
-        return feed is not None and reference.number < len(feed.entries)
+        return self.covered(reference) or (feed is not None and reference.number < feed.end)
+
+    def covered(self, reference: Reference) -> bool:
+        """Was this entry pruned behind a checkpoint?"""
+        return (reference.generation, reference.number) < self.place(reference.node)
 
     def get(self, reference: Reference) -> Entry | None:
         """The entry, or ``None``."""
         feed = self._feeds.get((reference.node, reference.generation))
-        return feed.entries[reference.number] if feed is not None and reference.number < len(feed.entries) else None
+        return feed.entries[reference.number - feed.base] if feed is not None and feed.base <= reference.number < feed.end else None
 
     def accept(self, entry: Entry, previous: bytes) -> list[Entry]:
         """Add a verified entry of another node; returns all that it made complete, in order.
 
-        An entry ahead of its predecessor waits (bounded). Raises ``RemoteProtocolError`` on a fork: two entries, signed by
-        one node, for one place in one generation.
+        An entry ahead of its predecessor waits (bounded). Raises ``RemoteProtocolError`` on a fork (two entries, signed by
+        one node, for one place in one generation) and for what is above a quota.
         """
-        if self.count >= self._limits.entries or len(self._feeds) >= self._limits.feeds:
-            raise RemoteProtocolError("feeds are full", entry.node)
-        feed = self._feed(entry.reference)
+        if self.covered(entry.reference):
+            return []
+        feed = self._feeds.get((entry.node, entry.reference.generation), _Feed())
         number = entry.reference.number
-        if number < len(feed.entries):
-            if feed.entries[number].hash != entry.hash:
+        if number < feed.end:
+            if feed.entries[number - feed.base].hash != entry.hash:
                 raise RemoteProtocolError("forked feed", entry.node)
             return []
-        if number >= len(feed.entries) + self._limits.orphans_per_feed:
+        full = self.count >= self._limits.entries or self.size + len(entry.data) > self._limits.feeds_bytes
+        if full or len(self._feeds) >= self._limits.feeds:
+            raise RemoteProtocolError("feeds are full", entry.node)
+        if number >= feed.end + self._limits.orphans_per_feed:
             return []
+        feed = self._feed(entry.reference)
         feed.orphans[number] = (entry, previous)
+        return self._adopt(feed)
+
+    def _adopt(self, feed: _Feed) -> list[Entry]:
         accepted: list[Entry] = []
-        while (waiting := feed.orphans.pop(len(feed.entries), None)) is not None:
-            if waiting[1] != feed.head:
-                raise RemoteProtocolError("broken chain", entry.node)
-            self._add(feed, waiting[0])
-            accepted.append(waiting[0])
+        while (waiting := feed.orphans.pop(feed.end, None)) is not None:
+            entry, previous = waiting
+            try:
+                if previous != feed.head:
+                    raise RemoteProtocolError("broken chain", entry.node)
+                if feed.quota.refuses(self._limits, entry.kind, entry.wall_ms, len(entry.data)):
+                    raise RemoteProtocolError("over quota", entry.node)
+            except RemoteProtocolError:
+                if accepted:
+                    break  # what was complete before it counts; this one will be offered, and refused, again
+                raise
+            self._add(feed, entry)
+            accepted.append(entry)
         return accepted
+
+    def synced(self, entries: list[Entry]) -> None:
+        """These are durable now."""
+        for entry in entries:
+            feed = self._feeds.get((entry.node, entry.reference.generation))
+            if feed is not None:
+                feed.durable = max(feed.durable, entry.reference.number + 1)
+
+    def is_synced(self, reference: Reference) -> bool:
+        """Is this entry durable here (or was it, before it was pruned)?"""
+        feed = self._feeds.get((reference.node, reference.generation))
+        return self.covered(reference) or (feed is not None and reference.number < feed.durable)
 
     def vector(self) -> tuple[VectorItem, ...]:
         """How far each feed is known here, sorted."""
-        return tuple((node, generation, len(feed.entries)) for (node, generation), feed in sorted(self._feeds.items()) if feed.entries)
+        return tuple((node, generation, feed.end) for (node, generation), feed in self._open() if feed.entries)
 
-    def missing_at(self, vector: tuple[VectorItem, ...]) -> list[Entry]:
-        """What the sender of ``vector`` lacks and we hold, oldest first within each feed."""
+    def missing_at(self, vector: tuple[VectorItem, ...], bases: tuple[VectorItem, ...] = ()) -> list[Entry]:
+        """What the sender of ``vector`` lacks and we hold durably, oldest first within each feed; it covers all before ``bases``."""
         theirs = {(node, generation): count for node, generation, count in vector}
+        places = {node: (generation, number) for node, generation, number in bases}
         missing: list[Entry] = []
-        for key, feed in sorted(self._feeds.items()):
-            missing += feed.entries[max(0, theirs.get(key, 0)) :]
+        for key, feed in self._open():
+            place = places.get(key[0], START)
+            if key[1] >= place[0]:
+                have = max(theirs.get(key, 0), place[1] if key[1] == place[0] else 0)
+                missing += feed.entries[max(0, have - feed.base) : max(0, feed.durable - feed.base)]
         return missing
 
     def lacks_from(self, vector: tuple[VectorItem, ...]) -> bool:
         """Does the sender of ``vector`` hold anything that we lack?"""
-        for node, generation, count in vector:
-            feed = self._feeds.get((node, generation))
-            if count > (len(feed.entries) if feed is not None else 0):
-                return True
-        return False
+        return any(count > 0 and not self.holds(Reference(node, generation, count - 1)) for node, generation, count in vector)
 
     def all(self) -> list[Entry]:
         """Every entry, by feed, then number."""
         return [entry for _, feed in sorted(self._feeds.items()) for entry in feed.entries]
 
+    def of(self, node: bytes) -> list[Entry]:
+        """All entries of one author that are here, in order."""
+        return [entry for key, feed in sorted(self._feeds.items()) if key[0] == node for entry in feed.entries]
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def place(self, node: bytes) -> Place:
+        """Where the history of ``node`` begins here."""
+        checkpoint = self._bases.get(node)
+        return checkpoint.place if checkpoint is not None else START
+
+    def covering(self, node: bytes, place: Place) -> Checkpoint | None:
+        """The checkpoint of ``node`` at ``place``, computed from what is durable here; ``None`` unless all of it is here."""
+        base = self._bases.get(node)
+        covered = [e for e in self.of(node) if (e.reference.generation, e.reference.number) < place]
+        if place <= self.place(node) or not covered or any(not self.is_synced(e.reference) for e in covered):
+            return None
+        last = covered[-1]
+        if place != (last.reference.generation, last.reference.number + 1):
+            return None
+        hashes = [(e.reference.generation, e.reference.number, e.hash) for e in covered]
+        return Checkpoint(node, *place, last.hash, fold(base.fold if base is not None else NO_FOLD, hashes))
+
+    def contradicts(self, checkpoint: Checkpoint) -> bool:
+        """Do we hold an entry at the end of what ``checkpoint`` covers, and it is another one?"""
+        entry = self.get(Reference(checkpoint.node, checkpoint.generation, checkpoint.number - 1))
+        return entry is not None and entry.hash != checkpoint.head
+
+    def collapse(self, checkpoint: Checkpoint) -> tuple[list[Entry], list[Entry]]:
+        """Let the history of ``checkpoint.node`` begin there; returns what was dropped, and what waited for it and is complete now."""
+        node, before = checkpoint.node, self._bases.get(checkpoint.node)
+        if checkpoint.place <= self.place(node):
+            return [], []
+        dropped: list[Entry] = []
+        for key in sorted(key for key in self._feeds if key[0] == node and key[1] <= checkpoint.generation):
+            feed = self._feeds[key]
+            keep = checkpoint.number - feed.base if key[1] == checkpoint.generation else len(feed.entries)
+            dropped += feed.entries[:keep]
+            if key[1] < checkpoint.generation:
+                del self._feeds[key]
+            else:
+                feed.entries = feed.entries[keep:]
+        for entry in dropped:
+            self._count(entry, -1)
+        feed = self._feed(Reference(node, checkpoint.generation, checkpoint.number))
+        feed.base, feed.base_head = checkpoint.number, checkpoint.head
+        feed.durable = max(feed.durable, feed.base)
+        feed.quota.size = sum(len(entry.data) for entry in feed.entries)
+        feed.orphans = {number: waiting for number, waiting in feed.orphans.items() if number >= feed.base}
+        self._bases[node] = checkpoint
+        if node not in self._shut:
+            self.known_sum += _weight(checkpoint) - (_weight(before) if before is not None else 0)
+        try:
+            return dropped, self._adopt(feed)
+        except RemoteProtocolError:
+            return dropped, []
+
+    # -- forgers -------------------------------------------------------------------------------------------------------
+
+    def shut(self, node: bytes) -> None:
+        """``node`` has forked: keep what is here as evidence, and neither spread it nor count it as known."""
+        if node not in self._shut:
+            for entry in self.of(node):
+                self.known_sum -= int.from_bytes(entry.hash[:8], "big")
+            if (checkpoint := self._bases.get(node)) is not None:
+                self.known_sum -= _weight(checkpoint)
+            self._shut.add(node)
+
+    def _open(self) -> list[tuple[tuple[bytes, int], _Feed]]:
+        return [(key, feed) for key, feed in sorted(self._feeds.items()) if key[0] not in self._shut]
+
     def _add(self, feed: _Feed, entry: Entry) -> None:
         feed.entries.append(entry)
-        self.count += 1
-        self.known_sum += int.from_bytes(entry.hash[:8], "big")
+        feed.quota.add(entry.wall_ms, len(entry.data))
+        self._count(entry, 1)
+
+    def _count(self, entry: Entry, sign: int) -> None:
+        self.count += sign
+        self.size += sign * len(entry.data)
+        if entry.node not in self._shut:
+            self.known_sum += sign * int.from_bytes(entry.hash[:8], "big")
 
     def _feed(self, reference: Reference) -> _Feed:
         return self._feeds.setdefault((reference.node, reference.generation), _Feed())
+
+
+def _weight(checkpoint: Checkpoint) -> int:
+    return int.from_bytes(hashlib.sha256(pack(checkpoint)).digest()[:8], "big")

@@ -26,6 +26,7 @@ from cloudisense.mesh.member import (
     alive_wins,
     departure_counts,
 )
+from cloudisense.mesh.rows import MemberRows
 from cloudisense.mesh.silence import verdict
 from cloudisense.mesh.suspicion import accusers_needed, suspicion_ms
 from cloudisense.mesh.wire import Claims, Message, SignedClaim
@@ -42,12 +43,13 @@ class Membership:
         self.members: dict[bytes, Member] = {}
         self.incarnation = context.stored.incarnation
         self.confirm: Callable[[bytes, Instant], None] = lambda node, now: None
+        self.rows = MemberRows(context.out, context.limits)
         self.known_sum = 0
         """Sum over members of a hash of what each claims; part of the digest."""
         self._context = context
         self._out = context.out
         self._limits = context.limits
-        self._piggyback = Piggyback()
+        self._piggyback = Piggyback(context.limits.piggyback)
         self._flaps = Flaps(context.limits)
         self._summed: dict[bytes, int] = {}
         self._leaving = False
@@ -356,14 +358,7 @@ class Membership:
 
     def _changed(self, member: Member, returned: bool) -> None:
         """Keep the row and the digest true; if one member is back after a cut, the others may be, too."""
-        row = {
-            "node": member.node,
-            "claim": member.claim,
-            "certificate": member.certificate_data,
-            "state": member.state,
-            "since_ms": member.since_ms,
-        }
-        self._out.persist((Put("members", row),))
+        self.rows.put(member)
         value = item_hash([member.node, member.alive.incarnation, member.state == "left"])
         self.known_sum += value - self._summed.get(member.node, 0)
         self._summed[member.node] = value

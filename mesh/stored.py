@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cloudisense.mesh.effects import Address
-from cloudisense.mesh.wire import SignedClaim
+from cloudisense.mesh.wire import ForkProof, SignedClaim
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,3 +21,7 @@ class Stored:
     members: tuple[SignedClaim, ...] = ()
     entries: tuple[bytes, ...] = ()
     seeds: tuple[Address, ...] = ()
+    checkpoints: tuple[bytes, ...] = ()
+    """Packed bundles (``mesh.checkpoint``): where pruned histories begin."""
+    forks: tuple[ForkProof, ...] = ()
+    """Proofs against those who forked."""

@@ -101,6 +101,8 @@ class World:
             members=tuple((_bytes(row["claim"]), _bytes(row["certificate"])) for row in sim.disk.rows("members")),
             entries=tuple(_bytes(row["data"]) for row in entries),
             seeds=(self.nodes[0].address,),
+            checkpoints=tuple(_bytes(row["bundle"]) for row in sim.disk.rows("checkpoints")),
+            forks=tuple((_bytes(row["first"]), _bytes(row["second"])) for row in sim.disk.rows("forks")),
         )
         rng = random.Random(self.rng.randrange(1 << 62))
         boot_id = rng.randbytes(16)
