@@ -94,7 +94,7 @@ class Delivery:
         if not shipment.slices:
             for node in sorted(shipment.waiting):
                 # A member that lags is not pressed with all that it lacks: the digests bring the rest when it can.
-                if not shipment.attempts or self.gather.waiting(node) < self._limits.retried_per_peer:
+                if not shipment.attempts or self._outbox.presses(node, reference, self._limits.retried_per_peer):
                     self.gather.push(node, reference, shipment.data)
             self.gather.settle(now)
         shipment.attempts += 1

@@ -77,6 +77,16 @@ class Outbox:
             del self.open[reference]
         return given_up
 
+    def presses(self, node: bytes, reference: Reference, limit: int) -> bool:
+        """Is this one of the ``limit`` oldest entries that ``node`` owes us an answer for?"""
+        for other, shipment in self.open.items():
+            if other == reference:
+                return True
+            limit -= node in shipment.waiting
+            if limit <= 0:
+                return False
+        return False
+
     def acknowledge(self, reference: Reference, node: bytes) -> bool:
         """``node`` has it. True when it was the last one that we waited for."""
         shipment = self.open.get(reference)

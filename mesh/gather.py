@@ -31,10 +31,6 @@ class Gather:
         """``peer`` is to have this entry."""
         self._entries.setdefault(peer, {})[reference] = data
 
-    def waiting(self, peer: bytes) -> int:
-        """How many entries leave for ``peer`` next."""
-        return len(self._entries.get(peer, ()))
-
     def got(self, peer: bytes, item: VectorItem) -> None:
         """``peer`` is to know that we hold its entry."""
         self._gots.setdefault(peer, set()).add(item)

@@ -26,6 +26,7 @@ class MeshNode:
     disk: Disk
     mesh: Mesh | None = None
     boots: int = 0
+    starts: int = 0
     news: list[News] = field(default_factory=list)
 
 
@@ -52,13 +53,14 @@ class Meshes:
     def start(self, node: MeshNode) -> None:
         """Boot from what the disk holds."""
         node.boots += 1
+        node.starts += 1
         rows = node.disk.rows
         entries = sorted(rows("entries"), key=lambda row: (row["node"], row["generation"], row["number"]))
         stored = Stored(
             name=node.name,
             address=node.address,
             boot=node.boots,
-            incarnation=1000 * node.boots,
+            incarnation=1000 * node.starts,
             members=tuple((_bytes(row["claim"]), _bytes(row["certificate"])) for row in rows("members")),
             entries=tuple(_bytes(row["data"]) for row in entries),
             seeds=(self.nodes[0].address,),

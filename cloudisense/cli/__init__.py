@@ -5,7 +5,7 @@ import sys
 import click
 import typer
 
-from cloudisense.cli import demo, llm, mesh, show, sim
+from cloudisense.cli import audit, demo, llm, mesh, show, sim
 
 app = typer.Typer(
     name="cloudisense",
@@ -18,6 +18,7 @@ app = typer.Typer(
 for module in (mesh, show, demo, sim):
     module.register(app)
 app.add_typer(llm.app, name="llm")
+app.add_typer(audit.app, name="audit")
 
 
 def main() -> None:
