@@ -3,7 +3,8 @@
     python -m cloudisense.demo.writer FOLDER PERCENT
 
 It waits for a line on stdin, writes until PERCENT of the file system is used, and prints how many files it wrote. Their times
-are set back by hours and days, as if a batch job had left them there over the last weeks.
+are set back by hours and days, as if a batch job had left them there over the last weeks. Every run writes the same names over
+again: the same fault is the same fault, and not what an earlier fix had left plus a little.
 """
 
 import os
@@ -28,7 +29,7 @@ def main() -> None:
     written = 0
     while (status := os.statvfs(folder)).f_bavail > status.f_blocks * (1 - percent / 100):
         room = int((status.f_bavail - status.f_blocks * (1 - percent / 100)) * status.f_frsize) + status.f_frsize
-        path = folder / f"job-{os.getpid()}-{written:04d}.part"
+        path = folder / f"job-{written:04d}.part"
         path.write_bytes(block[: min(random.randint(*FILE_BYTES), room)])
         (_, low, high), *_ = random.choices(AGES_H, weights=[share for share, _, _ in AGES_H])
         then = now - random.uniform(low, high) * HOUR_S
