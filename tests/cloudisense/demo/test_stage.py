@@ -261,8 +261,11 @@ async def test_what_an_agent_knew_it_knows_after_a_restart(command: Callable[...
             found = [command(*words, "--state", state, "--json").json for words in questions]
             return [*found[:3], [(row["name"], row["id"], row["roles"]) for row in found[3]]]
 
-        await asyncio.sleep(0.2)
         before = await asyncio.to_thread(known)
+        async with asyncio.timeout(20):
+            while not all("voter" in roles for *_, roles in before[3]):  # B and C become voters by themselves
+                await asyncio.sleep(0.2)
+                before = await asyncio.to_thread(known)
         (incident,), one, (line,), rows = before
         assert incident == one and incident["state"] == "resolved" and incident["findings"] and incident["verdict"]
         wanted = "id subject kind state opened_ms closed_ms planned_by acted_by planner plan reasoning verdict escalated_to findings"
