@@ -77,11 +77,11 @@ class Coordinator:
 
     # -- from finding to help request ----------------------------------------------------------------------------------
 
-    def raised(self, rule: Rule, target: str, reading: FileSystem, now: Instant) -> None:
-        """A detector fired: open an incident, unless this trouble has one."""
+    def raised(self, rule: Rule, target: str, reading: FileSystem, now: Instant) -> bool:
+        """A detector fired: open an incident, unless this trouble has one. False when nothing may be said of it now (over quota)."""
         key = incident_key(self._own, rule.kind, target)
         if self._ledger.open_with_key(key) is not None:
-            return
+            return True
         roles = sorted({p.role for p in self._catalogue.paths.values() if p.mount == target})
         share, used, size = rule.share(reading), reading.used, reading.size
         symptom = f"{target} is {percent(share)} full ({rule.metric}): {megabytes(used)} of {megabytes(size)} used"
@@ -90,7 +90,11 @@ class Coordinator:
             symptom, size, used, reading.inodes, reading.inodes_used,
         )  # fmt: skip
         self._begin(alert.incident, Case(rule), now)
-        self._speech.say(alert, now)
+        if self._speech.say(alert, now) is None:
+            del self._cases[alert.incident]
+            self._requests.timers.cancel(("limit", alert.incident))
+            return False
+        return True
 
     def _begin(self, incident_id: str, case: Case, now: Instant) -> None:
         self._cases[incident_id] = case

@@ -24,7 +24,7 @@ from cloudisense.agent.entries import (
 from cloudisense.agent.helper import Helper
 from cloudisense.agent.incident import Incident
 from cloudisense.agent.ledger import Ledger, parse_body
-from cloudisense.agent.memory import Memory
+from cloudisense.agent.memory import Lesson, Memory
 from cloudisense.agent.monitor import Monitor
 from cloudisense.agent.requests import Answer, Effect, Requests
 from cloudisense.agent.settings import Settings
@@ -36,7 +36,7 @@ from cloudisense.keys.errors import LocalProtocolError, RemoteProtocolError
 from cloudisense.keys.given import Rng
 from cloudisense.keys.identity import node_text
 from cloudisense.mesh.core import Mesh
-from cloudisense.mesh.events import DirectReceived, EntryArrived, EntryDelivered, MemberChanged, NameConflict, RosterChanged
+from cloudisense.mesh.events import DirectReceived, EntryArrived, EntryDelivered, MemberChanged, Misbehaved, NameConflict, RosterChanged
 from cloudisense.mesh.feed import Entry, Reference
 from cloudisense.mesh.instant import Instant
 from cloudisense.mesh.outbound import News
@@ -47,10 +47,12 @@ ORPHAN_TURN_MS = 2_000
 class Agent:
     """Detects, coordinates, helps and remembers for one node.
 
-    ``boot`` is the 16-byte boot id of this host's guard, which its capabilities name.
+    ``boot`` is the 16-byte boot id of this host's guard, which its capabilities name; ``lessons`` are the healings of its fix history.
     """
 
-    def __init__(self, mesh: Mesh, boot: bytes, catalogue: Catalogue, settings: Settings, rng: Rng) -> None:
+    def __init__(
+        self, mesh: Mesh, boot: bytes, catalogue: Catalogue, settings: Settings, rng: Rng, lessons: tuple[Lesson, ...] = ()
+    ) -> None:
         self.memory = Memory()
         self._mesh = mesh
         self._settings = settings
@@ -66,6 +68,8 @@ class Agent:
         self._speech.loopback = self._direct
         self._closing: dict[Reference, str] = {}
         self._ledger.replay(mesh.feeds.all())
+        self._ledger.recall(lessons)
+        mesh.pruner.unfinished = self._ledger.unfinished
 
     # -- the seam ------------------------------------------------------------------------------------------------------
 
@@ -96,6 +100,10 @@ class Agent:
                 name = self._speech.name_of(node)
                 words = f"two nodes are called {name}: {node_text(node)[:12]} and {node_text(other)[:12]}; rename one by joining it anew"
                 self._requests.notify("name", "", words, node=name)
+            case Misbehaved(node, what):
+                self._requests.notify("misbehaved", "", f"{self._speech.name_of(node)}: {what}", node=self._speech.name_of(node), what=what)
+                if what == "forked":
+                    self._coordinator.lost(node, now)
             case RosterChanged(number):
                 self._requests.notify("roster", "", f"roster {number} holds now", number=number)
             case DirectReceived(peer, body):

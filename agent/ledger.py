@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 from cloudisense.agent.entries import KINDS, Alert, Body, Closed, Failed
 from cloudisense.agent.incident import Incident, incident_id, incident_key, opened
-from cloudisense.agent.memory import Memory
+from cloudisense.agent.memory import Lesson, Memory
 from cloudisense.keys.capability import Capability, check_capability
 from cloudisense.keys.encoding import unpack
 from cloudisense.keys.errors import RemoteProtocolError
@@ -54,6 +54,12 @@ class Ledger:
             except RemoteProtocolError:
                 continue  # it was counted when it came in
 
+    def recall(self, lessons: Iterable[Lesson]) -> None:
+        """What the fix history knows of incidents whose entries are pruned. Call it after ``replay``."""
+        for lesson in lessons:
+            if lesson.incident not in self.incidents:
+                self._memory.learn(lesson.fingerprint, lesson.signature, True, lesson.own, lesson.at_ms)
+
     def fold(self, entry: Entry, body: Body | Capability) -> Incident | None:
         """Apply one entry; the incident that it changed, or ``None`` when it changed nothing."""
         if isinstance(body, Alert):
@@ -92,6 +98,15 @@ class Ledger:
         elif body.state == "resolved" and body.signature:
             own = self._own in (incident.subject, body.planned_by, body.acted_by)
             self._memory.learn(incident.fingerprint, body.signature, True, own, entry.wall_ms)
+
+    def unfinished(self, entry: Entry) -> bool:
+        """Does ``entry`` belong to an incident that has not ended here? Such entries are never pruned."""
+        try:
+            body = parse_body(entry)
+        except RemoteProtocolError:
+            return False
+        incident = self.incidents.get(body.incident) if body is not None else None
+        return incident is not None and not incident.ended
 
     def rows(self, incident: Incident) -> list[Put]:
         """The incident, and once it has ended its line in the fix history, as the store keeps them."""

@@ -4,15 +4,43 @@ A Beta posterior per (fingerprint, signature) from a uniform prior, with exponen
 counts half (DESIGN section 3.3, memory).
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cloudisense.agent.plan import Candidate, Ranking
+from cloudisense.mesh.effects import Scalar
 
 HALF_LIFE_MS = 90 * 86_400_000
 OTHERS_WEIGHT = 0.5
 TRUSTED_MEAN = 0.58
 """One healing on this host (mean 0.67), or two elsewhere (0.67), is enough to propose it again; one elsewhere gives 0.6."""
 MAX_RECORDS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One healing as the fix history on disk keeps it, for when its entries are pruned. ``own``: this host was part of it."""
+
+    incident: str
+    fingerprint: str
+    signature: str
+    own: bool
+    at_ms: int
+
+
+def lessons(rows: Iterable[Mapping[str, Scalar]], own: str) -> tuple[Lesson, ...]:
+    """What the rows of the fix history teach; ``own`` is this node's id in text."""
+    healed = [row for row in rows if row["outcome"] == "resolved"]
+    return tuple(
+        Lesson(
+            str(row["incident"]),
+            str(row["fingerprint"]),
+            str(row["signature"]),
+            own in (row["node"], row["planned_by"], row["acted_by"]),
+            int(row["at"] or 0),
+        )
+        for row in healed[-MAX_RECORDS:]
+    )
 
 
 @dataclass(slots=True)

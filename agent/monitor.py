@@ -20,14 +20,17 @@ class Watch:
 
 
 class Monitor:
-    """Samples and detects; ``raised`` and ``cleared`` are told of changes, ``busy`` says whether a target has an open incident."""
+    """Samples and detects; ``raised`` and ``cleared`` are told of changes, ``busy`` says whether a target has an open incident.
+
+    What ``raised`` does not take is tried again with the next reading.
+    """
 
     def __init__(
         self,
         targets: tuple[str, ...],
         requests: Requests,
         settings: Settings,
-        raised: Callable[[Rule, str, FileSystem, Instant], None],
+        raised: Callable[[Rule, str, FileSystem, Instant], bool],
         cleared: Callable[[Rule, str, FileSystem, Instant], None],
         busy: Callable[[str], bool],
     ) -> None:
@@ -67,6 +70,6 @@ class Monitor:
         for detector in watch.detectors:
             change = detector.update(reading, now)
             if change == "raised":
-                self._raised(detector.rule, watch.target, reading, now)
+                detector.raised = self._raised(detector.rule, watch.target, reading, now)
             elif change == "cleared":
                 self._cleared(detector.rule, watch.target, reading, now)

@@ -6,7 +6,7 @@ from cloudisense.agent.entries import KIND_OF, Body, Note, StepReply, StepReques
 from cloudisense.keys.capability import Capability
 from cloudisense.keys.encoding import pack
 from cloudisense.mesh.core import Mesh
-from cloudisense.mesh.feed import Reference
+from cloudisense.mesh.feed import OverQuota, Reference
 from cloudisense.mesh.instant import Instant
 
 
@@ -17,10 +17,13 @@ class Speech:
         self._mesh = mesh
         self.loopback: Callable[[bytes, StepRequest | StepReply, Instant], None] = lambda peer, message, now: None
 
-    def say(self, body: Body | Capability, now: Instant) -> Reference:
-        """Append to our feed; it is folded here, and leaves, once it is durable."""
+    def say(self, body: Body | Capability, now: Instant) -> Reference | None:
+        """Append to our feed; it is folded here, and leaves, once it is durable. ``None``: over quota, not said."""
         kind = "capability" if isinstance(body, Capability) else KIND_OF[type(body)]
-        return self._mesh.append(kind, pack(body), now).reference
+        try:
+            return self._mesh.append(kind, pack(body), now).reference
+        except OverQuota:
+            return None
 
     def note(self, text: str, now: Instant) -> Reference:
         """Append an operator's note to our feed."""
@@ -52,6 +55,8 @@ class Speech:
 
     def may_act(self, node: bytes) -> bool:
         """Does the mesh let this node act for others?"""
+        if node in self._mesh.forgers:
+            return False
         if node == self._mesh.id:
             return True
         member = self._mesh.members.get(node)

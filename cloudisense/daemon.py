@@ -20,6 +20,7 @@ from cloudisense.agent.core import Agent
 from cloudisense.agent.effects import Estimate, Notify, RequestPlan, RunStep, Sample
 from cloudisense.agent.entries import NOTE_BYTES
 from cloudisense.agent.events import Estimated, FileSystem, PlanFailed, PlanReady, Sampled
+from cloudisense.agent.memory import lessons
 from cloudisense.agent.node import Effect, Node
 from cloudisense.agent.requests import Answer
 from cloudisense.agent.settings import Settings
@@ -128,6 +129,8 @@ class Daemon:
             entries=tuple(bytes(row["data"]) for row in self._store.rows("entries", order_by=["node", "generation", "number"])),
             seeds=tuple(dict.fromkeys((*self._seeds, *member.seeds))),
             revocations=tuple(unpack(self._store.get_meta("revocations") or pack([]), list[bytes])),
+            checkpoints=tuple(bytes(row["bundle"]) for row in self._store.rows("checkpoints", order_by=["node"])),
+            forks=tuple((bytes(row["first"]), bytes(row["second"])) for row in self._store.rows("forks", order_by=["node"])),
         )
         mode = {"observe": "act", "reversible": config.mode.reversible}
         mode |= {"disruptive": config.mode.disruptive, "destructive": config.mode.destructive}
@@ -137,7 +140,8 @@ class Daemon:
         guard_boot = secrets.token_bytes(16)
         self._guard = Guard(member.identity.id, member.mesh_id, guard_boot, self._catalogue, mode, self._store)
         self._issuer = Issuer(member, self._store, stored.address)
-        node = Node(mesh, Agent(mesh, guard_boot, self._catalogue, settings, rng))
+        taught = lessons(self._store.rows("history", order_by=["at"]), node_text(member.identity.id))
+        node = Node(mesh, Agent(mesh, guard_boot, self._catalogue, settings, rng, taught))
         self._standing.bind(node, self._issuer, self._server, self._client)
         return node
 

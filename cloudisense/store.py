@@ -18,9 +18,9 @@ from sqlite_utils import Database
 
 from cloudisense.keys.errors import LocalProtocolError, Refused
 from cloudisense.keys.invite import InviteRecord, redeem, secret_hash
-from cloudisense.mesh.effects import Put, Scalar
+from cloudisense.mesh.effects import Delete, Put, Row, Scalar
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT_MS = 5_000
 WAL_BYTES_KEPT = 4 << 20
 
@@ -30,6 +30,8 @@ TABLES: dict[str, tuple[dict[str, type], tuple[str, ...]]] = {
         {"node": bytes, "generation": int, "number": int, "hash": bytes, "data": bytes, "arrived_ms": int},
         ("node", "generation", "number"),
     ),
+    "checkpoints": ({"node": bytes, "generation": int, "number": int, "bundle": bytes}, ("node",)),
+    "forks": ({"node": bytes, "first": bytes, "second": bytes, "at_ms": int}, ("node",)),
     "members": ({"node": bytes, "claim": bytes, "certificate": bytes, "state": str, "since_ms": int}, ("node",)),
     "incidents": (
         {"id": str, "subject": str, "kind": str, "state": str, "opened_ms": int, "closed_ms": int, "planned_by": str, "acted_by": str}
@@ -47,6 +49,8 @@ TABLES: dict[str, tuple[dict[str, type], tuple[str, ...]]] = {
     "spent": ({"nonce": bytes, "step": int, "at_ms": int}, ("nonce", "step")),
     "journal": ({"nonce": bytes, "step": int, "phase": str, "detail": str, "at_ms": int}, ("nonce", "step", "phase")),
 }
+ADDED = {"checkpoints": 2, "forks": 2}
+"""The schema that brought a table, where that is not the first."""
 """Each table: its columns with their types, and its primary key. Times are Unix milliseconds."""
 
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -76,8 +80,8 @@ class Store:
             self._writer: Database | None = undo.enter_context(contextlib.closing(_connect(path, "rw")))
             _use_wal(self._writer)
             with self._transaction(self._writer):
-                if not self._check_schema(self._writer):
-                    _create(self._writer)
+                if self._check_schema(self._writer) < SCHEMA_VERSION:
+                    _create_missing(self._writer)
             self._reader = undo.enter_context(contextlib.closing(_connect(path, "ro")))
             undo.pop_all()
 
@@ -91,8 +95,11 @@ class Store:
             raise ValueError(f"there is no state database {path}: run cloudisense init or join first, or name another --state")
         with store._opening(), contextlib.ExitStack() as undo:
             store._reader = undo.enter_context(contextlib.closing(_connect(path, "ro")))
-            if not store._check_schema(store._reader):
+            version = store._check_schema(store._reader)
+            if version == 0:
                 raise ValueError(f"state database {path} is empty: no agent has used it yet")
+            if version < SCHEMA_VERSION:
+                raise ValueError(f"state database {path} was last used by an older CloudiSENSE: start its agent once (cloudisense up)")
             undo.pop_all()
         return store
 
@@ -103,13 +110,13 @@ class Store:
             if self._writer is not None:
                 self._writer.close()
 
-    def write(self, puts: Iterable[Put]) -> None:
-        """Upsert every row by its primary key, all or none, durable on return.
+    def write(self, puts: Iterable[Row]) -> None:
+        """Upsert (``Put``) or delete every row by its primary key, in order, all or none, durable on return.
 
         Columns that a row does not name keep their value. Raises ``LocalProtocolError`` for a row that does not
         fit ``TABLES`` (before anything is written) and ``StoreError`` when the disk refuses.
         """
-        statements = [_upsert(put) for put in puts]
+        statements = [_statement(put) for put in puts]
         with self._writing() as database:
             for sql, values in statements:
                 database.execute(sql, values)
@@ -219,8 +226,8 @@ class Store:
             if verdict != "ok":
                 raise self._damaged(verdict)
 
-    def _check_schema(self, database: Database) -> bool:
-        """Whether the tables stand; ``False`` for a database without any."""
+    def _check_schema(self, database: Database) -> int:
+        """The version of the tables, all of which stand; 0 for a database without any."""
         version = database.execute("PRAGMA user_version").fetchone()[0]
         names = set(database.table_names())
         if version > SCHEMA_VERSION:
@@ -229,13 +236,15 @@ class Store:
                 f"(schema {version}, this one reads {SCHEMA_VERSION}): upgrade this host"
             )
         if version == 0 and not names:
-            return False
-        if version != SCHEMA_VERSION:
+            return 0
+        if version < 1:
             raise ValueError(f"{self.path} is a database of something else, not CloudiSENSE state: name another --state")
         for table, (columns, _) in TABLES.items():
+            if ADDED.get(table, 1) > version:
+                continue
             if table not in names or database.table(table).columns_dict.keys() != columns.keys():
                 raise self._damaged(f"table {table} is missing or has other columns")
-        return True
+        return version
 
 
 def _connect(path: Path, mode: str) -> Database:
@@ -265,10 +274,13 @@ def _use_wal(database: Database) -> None:
             time.sleep(0.01)
 
 
-def _create(database: Database) -> None:
+def _create_missing(database: Database) -> None:
+    """All tables of a new database; of an older one, those that came later."""
+    names = set(database.table_names())
     for table, (columns, key) in TABLES.items():
-        # CREATE by its SQL, inside our own transaction: a crash leaves all tables or none.
-        database.execute(database.create_table_sql(table, columns, pk=key[0] if len(key) == 1 else key))
+        if table not in names:
+            # CREATE by its SQL, inside our own transaction: a crash leaves all tables or none.
+            database.execute(database.create_table_sql(table, columns, pk=key[0] if len(key) == 1 else key))
     database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
 
@@ -282,17 +294,28 @@ def _columns(table: str) -> dict[str, type]:
     return TABLES[table][0]
 
 
-def check_row(put: Put) -> None:
+def check_row(put: Row) -> None:
     """Raise ``LocalProtocolError`` unless ``put`` fits ``TABLES``: table, columns, types, a whole key."""
     columns, key = _columns(put.table), TABLES[put.table][1]
-    for name, value in put.row.items():
+    row = put.key if isinstance(put, Delete) else put.row
+    if isinstance(put, Delete) and set(row) != set(key):
+        raise LocalProtocolError(f"a row of {put.table} is deleted by its whole key {key}")
+    for name, value in row.items():
         if name not in columns:
             raise LocalProtocolError(f"table {put.table} has no column {name!r}")
         if value is not None and (type(value) is not columns[name] or not _storable(value)):
             raise LocalProtocolError(f"{put.table}.{name} cannot hold {value!r:.80}")
     for name in key:
-        if put.row.get(name) is None:
+        if row.get(name) is None:
             raise LocalProtocolError(f"a row of {put.table} needs its key column {name!r}")
+
+
+def _statement(row: Row) -> tuple[str, list[Scalar]]:
+    if isinstance(row, Put):
+        return _upsert(row)
+    check_row(row)
+    where = " and ".join(f'"{name}" = ?' for name in row.key)
+    return f"delete from {row.table} where {where}", list(row.key.values())
 
 
 def _upsert(put: Put) -> tuple[str, list[Scalar]]:

@@ -20,16 +20,36 @@ from cloudisense.mesh.detector import Detector
 from cloudisense.mesh.effects import Address
 from cloudisense.mesh.events import DirectReceived, Knocked, MemberChanged, Persisted, PortRefused, SendFailed
 from cloudisense.mesh.feed import Entry, Feeds, Reference
+from cloudisense.mesh.fork import Forgers
 from cloudisense.mesh.hello import AMPLIFICATION, PREFIX, Greeter, HelloLimiter
 from cloudisense.mesh.instant import NS_PER_MS, Instant
 from cloudisense.mesh.limits import Limits
 from cloudisense.mesh.member import Member
 from cloudisense.mesh.membership import Membership
 from cloudisense.mesh.outbound import Effect, News, Outbound
+from cloudisense.mesh.pruning import Pruner
 from cloudisense.mesh.stored import Stored
 from cloudisense.mesh.throttle import Throttle
 from cloudisense.mesh.trust import Trust
-from cloudisense.mesh.wire import Ack, Claims, Direct, Got, Message, Nack, Ping, PingRequest, Push, PushPull, Relay, Rosters, decode
+from cloudisense.mesh.wire import (
+    Ack,
+    Bundles,
+    Claims,
+    Cosigned,
+    Direct,
+    Forks,
+    Got,
+    Message,
+    Nack,
+    Ping,
+    PingRequest,
+    Propose,
+    Push,
+    PushPull,
+    Relay,
+    Rosters,
+    decode,
+)
 
 FORGERIES = ("malformed", "bad signature", "claim in another's name", "roster is not signed by enough roots")
 """Beginnings of the reasons that an honest member never gives: it checks what it passes on."""
@@ -71,6 +91,10 @@ class Mesh:
             Got: lambda peer, message, now: delivery.got(peer, message),
             PushPull: lambda peer, message, now: delivery.pulled(peer, message),
             Rosters: lambda peer, message, now: delivery.take_rosters(message.chain, now),
+            Propose: delivery.pruner.proposed,
+            Cosigned: delivery.pruner.cosigned,
+            Bundles: lambda peer, message, now: delivery.pruner.take(message, now),
+            Forks: lambda peer, message, now: delivery.forgers.take(message, now),
             Direct: lambda peer, message, now: self._out.tell(DirectReceived(peer, message.body)),
         }
         membership.repair = lambda peer: delivery.push_pull(peer, reply=True)
@@ -87,6 +111,7 @@ class Mesh:
         self._membership.start(now)
         self._detector.start(now)
         self._next_key(now)
+        self._delivery.pruner.start(now)
 
     def handle_datagram(self, data: bytes, source: Address, now: Instant) -> None:
         """One datagram as it came from the socket."""
@@ -179,6 +204,16 @@ class Mesh:
     def feeds(self) -> Feeds:
         """All feeds held here."""
         return self._delivery.feeds
+
+    @property
+    def pruner(self) -> Pruner:
+        """Checkpoints; ``unfinished`` is for the layer above to set."""
+        return self._delivery.pruner
+
+    @property
+    def forgers(self) -> Forgers:
+        """Who is proven to have forked its feed: believe nothing of it."""
+        return self._delivery.forgers
 
     @property
     def dropped(self) -> Counter[str]:
@@ -321,6 +356,8 @@ class Mesh:
         if peer not in self.members:
             raise RemoteProtocolError("not a member yet", peer)
         self._membership.heard_from(peer, now)
+        if isinstance(message, Direct) and peer in self._delivery.forgers:
+            raise RemoteProtocolError("message of a forger", peer)
         self._handlers[type(message)](peer, message, now)
 
     def _next_key(self, now: Instant) -> None:
@@ -340,6 +377,12 @@ class Mesh:
                 self._next_key(now)
             case "refute":
                 self._membership.refute_owed()
+            case "gather":
+                self._delivery.gather.flush(now)
+            case "rows":
+                self._membership.rows.flush()
+            case "checkpoint":
+                self._delivery.pruner.propose(now)
             case ("probe", int(sequence)):
                 self._detector.probe_late(sequence, now)
             case ("suspicion", bytes(node)):

@@ -11,16 +11,20 @@ from cloudisense.keys.errors import RemoteProtocolError
 from cloudisense.mesh.context import Context
 from cloudisense.mesh.dissemination import Outbox, Shipment
 from cloudisense.mesh.effects import Put
-from cloudisense.mesh.events import EntryArrived, EntryDelivered, RosterChanged
-from cloudisense.mesh.feed import Entry, Feeds, Reference, parse_entry
+from cloudisense.mesh.events import EntryArrived, EntryDelivered, Misbehaved, RosterChanged
+from cloudisense.mesh.feed import Entry, Feeds, OverQuota, Reference, parse_entry
+from cloudisense.mesh.fork import Forgers
+from cloudisense.mesh.gather import Gather, batches
 from cloudisense.mesh.instant import Instant
 from cloudisense.mesh.member import GONE
 from cloudisense.mesh.membership import Membership
+from cloudisense.mesh.pruning import Pruner, entry_row
 from cloudisense.mesh.table import item_hash
-from cloudisense.mesh.wire import Claims, Got, Push, PushPull, Relay, Rosters, SignedClaim
+from cloudisense.mesh.wire import Bundles, Claims, Forks, Got, Push, PushPull, Relay, Rosters, SignedClaim
 
-REFERENCES_PER_GOT = 16
 RELAYS_PER_SLICE = 2
+GENERATION_BITS = 20
+ITEMS_PER_MESSAGE = 8
 SLICE_SLACK = 4
 """How much larger than ours another's idea of a slice may be: it may know members that we do not, and the reverse."""
 
@@ -35,25 +39,43 @@ class Delivery:
         self._out = context.out
         self._limits = context.limits
         self._outbox = Outbox()
-        self._boot = context.stored.boot
+        self.generation = self._generation_of(context.stored.boot)
+        self.forgers = Forgers(context, membership, self.feeds)
+        self.pruner = Pruner(context, membership, self.feeds, self.forgers)
+        self.pruner.adopted = lambda entries, now: self._arrived(entries, False, now)
+        self.gather = Gather(membership, context.out, context.limits)
+        self._over_quota: set[bytes] = set()
+
+    def _generation_of(self, boot: int) -> int:
+        """Random below the boot counter: a restored snapshot counts a boot twice, and must not write into the other one's feed."""
+        return (boot << GENERATION_BITS) | self._context.rng.randrange(1 << GENERATION_BITS)
 
     # -- our own entries -----------------------------------------------------------------------------------------------
 
     def append(self, kind: str, body: bytes, now: Instant) -> Entry:
-        """Add to our own feed; it is news here, and leaves, only once it is durable."""
-        entry = self.feeds.append(self._context.identity, self._boot, now.wall_ms, kind, body)
-        self._out.persist((_row(entry, now),), lambda later: self._publish(entry, later))
+        """Add to our own feed; it is news here, and leaves, only once it is durable. Raises ``OverQuota``."""
+        try:
+            entry = self.feeds.append(self._context.identity, self.generation, now.wall_ms, kind, body)
+        except OverQuota:
+            self._out.dropped["own entry over quota"] += 1
+            self._tell_over_quota(self._context.id)
+            raise
+        self._out.persist((entry_row(entry, now),), lambda later: self._publish(entry, later))
         return entry
 
     def _publish(self, entry: Entry, now: Instant) -> None:
         self.feeds.made_durable([entry])
         self._out.tell(EntryArrived(entry))
+        if self._context.id in self.forgers:
+            return
         present = self._membership.present()
         slices = self._slices(present)
         waiting = {relay for _, _, relays in slices for relay in relays} if slices else set(present)
         if not waiting:
             self._out.tell(EntryDelivered(entry.reference))
             return
+        for given_up in self._outbox.make_room(self._limits.outbox):
+            self._out.timers.cancel(("push", given_up))
         self._outbox.open[entry.reference] = Shipment(entry.data, waiting, slices=slices)
         self.push(entry.reference, now)
 
@@ -76,7 +98,10 @@ class Delivery:
                     self._membership.send(relay, Relay((shipment.data,), first, last))
         if not shipment.slices:
             for node in sorted(shipment.waiting):
-                self._membership.send(node, Push((shipment.data,), answer=True))
+                # A member that lags is not pressed with all that it lacks: the digests bring the rest when it can.
+                if not shipment.attempts or self._outbox.presses(node, reference, self._limits.retried_per_peer):
+                    self.gather.push(node, reference, shipment.data)
+            self.gather.settle(now)
         shipment.attempts += 1
         if shipment.attempts < self._limits.push_attempts:
             self._out.after(("push", reference), now, self._limits.push_retry_ms << (shipment.attempts - 1))
@@ -97,11 +122,18 @@ class Delivery:
 
     def pushed(self, peer: bytes, message: Push, now: Instant) -> None:
         """Entries came in; a bad one costs only itself."""
+        fresh: list[Entry] = []
+        known: list[Entry] = []
         for data in message.entries:
             try:
-                self._take(peer, data, message.answer, now)
+                self._take(peer, data, fresh, known, now)
             except RemoteProtocolError as error:
                 self._out.dropped[error.reason] += 1
+        if known and message.answer:
+            self._acknowledge(known, now)
+        if fresh:
+            rows = tuple(entry_row(entry, now) for entry in fresh)
+            self._out.persist(rows, lambda later: self._arrived(fresh, message.answer, later))
 
     def relay(self, peer: bytes, message: Relay, now: Instant) -> None:
         """Keep entries and pass them on to our slice, the first time that we see them.
@@ -121,48 +153,70 @@ class Delivery:
         entry, _ = parse_entry(data, self._context.mesh_id, self._limits.entry_bytes)
         return entry.node == peer and self.feeds.wanted(entry.reference)
 
-    def _take(self, peer: bytes, data: bytes, answer: bool, now: Instant) -> None:
+    def _take(self, peer: bytes, data: bytes, fresh: list[Entry], known: list[Entry], now: Instant) -> None:
         entry, previous = parse_entry(data, self._context.mesh_id, self._limits.entry_bytes)
+        reference = entry.reference
+        if entry.node in self.forgers:
+            raise RemoteProtocolError("entry of a forger", entry.node)
         if entry.node == self._context.id:
             self._heard_ourselves(entry)
         else:
             author = self._membership.members.get(entry.node)
             if author is None or self._membership.shut_out(entry.node) or "member" not in author.certificate.roles:
                 raise RemoteProtocolError("entry of a stranger", peer)
+        held = self.feeds.get(reference)
+        if held is not None and held.hash != entry.hash:
+            self.forgers.caught((held.data, data), now)
+            raise RemoteProtocolError("forked feed", entry.node)
+        if self.feeds.is_durable(reference):
+            known.append(entry)
+        elif held is None:
+            fresh += self._accept(peer, entry, previous, now)
+        # Otherwise its write is under way; the acknowledgement follows it.
+
+    def _accept(self, peer: bytes, entry: Entry, previous: bytes, now: Instant) -> list[Entry]:
         if self.feeds.crowded(entry.reference):
             raise RemoteProtocolError("too many orphans", entry.node)
-        accepted = self.feeds.accept(entry, previous)
-        if accepted:
-            self._out.persist(tuple(_row(e, now) for e in accepted), lambda _: self._arrived(accepted, answer))
-        elif self.feeds.is_durable(entry.reference):
-            if answer:
-                self._acknowledge([entry])
-        elif self.feeds.get(entry.reference) is not None:
-            pass  # its write is under way; the acknowledgement follows it
-        elif self._out.once(("pull", peer), now, self._limits.push_retry_ms):
+        try:
+            accepted = self.feeds.accept(entry, previous)
+        except RemoteProtocolError as error:
+            before = self.feeds.get(Reference(entry.node, entry.reference.generation, entry.reference.number - 1))
+            if error.reason == "broken chain" and before is not None:
+                self.forgers.caught((before.data, entry.data), now)
+            elif error.reason == "over quota":
+                self._tell_over_quota(entry.node)
+            raise
+        if not accepted and self._out.once(("pull", peer), now, self._limits.push_retry_ms):
             # Its predecessor is missing here: ask now rather than at the next digest.
             self.push_pull(peer, reply=True)
+        return accepted
+
+    def _tell_over_quota(self, node: bytes) -> None:
+        if node not in self._over_quota:
+            self._over_quota.add(node)
+            self._out.tell(Misbehaved(node, "over quota"))
 
     def _heard_ourselves(self, entry: Entry) -> None:
         """Peers hold what we said and forgot: our state was restored from an older copy. Go on in a generation above it."""
         held = self.feeds.get(entry.reference)
-        if entry.reference.generation >= self._boot and (held is None or held.hash != entry.hash):
-            self._boot = entry.reference.generation + 1
-            self._out.persist((Put("meta", {"key": "boot", "value": self._boot.to_bytes(8, "big")}),))
+        if entry.reference.generation >= self.generation and (held is None or held.hash != entry.hash):
+            boot = (entry.reference.generation >> GENERATION_BITS) + 1
+            self.generation = self._generation_of(boot)
+            self._out.persist((Put("meta", {"key": "boot", "value": boot.to_bytes(8, "big")}),))
 
-    def _arrived(self, entries: list[Entry], answer: bool) -> None:
+    def _arrived(self, entries: list[Entry], answer: bool, now: Instant) -> None:
         self.feeds.made_durable(entries)
-        # What we said ourselves, and forgot, is history: nothing follows from it now.
-        self._out.tell(*(EntryArrived(entry) for entry in entries if entry.node != self._context.id))
+        # What we said ourselves, and forgot, is history: nothing follows from it now. A forger is not believed.
+        self._out.tell(*(EntryArrived(entry) for entry in entries if entry.node != self._context.id and entry.node not in self.forgers))
         if answer:
-            self._acknowledge(entries)
+            self._acknowledge(entries, now)
 
-    def _acknowledge(self, entries: list[Entry]) -> None:
+    def _acknowledge(self, entries: list[Entry], now: Instant) -> None:
         """Tell the authors, by whichever way the entries came."""
-        for author in sorted({entry.node for entry in entries} & self._membership.members.keys()):
-            got = [(e.node, e.reference.generation, e.reference.number) for e in entries if e.node == author]
-            for start in range(0, len(got), REFERENCES_PER_GOT):
-                self._membership.send(author, Got(tuple(got[start : start + REFERENCES_PER_GOT])))
+        for entry in entries:
+            if entry.node in self._membership.members:
+                self.gather.got(entry.node, (entry.node, entry.reference.generation, entry.reference.number))
+        self.gather.settle(now)
 
     # -- repair --------------------------------------------------------------------------------------------------------
 
@@ -170,7 +224,7 @@ class Delivery:
         """Eight bytes over all that is known: entries, members' incarnations, rosters."""
         own = item_hash([self._context.id, self._membership.incarnation, False])
         total = self.feeds.durable_sum + self._membership.known_sum + own + item_hash(len(self._context.trust.chain))
-        total += self._context.trust.revocations.sum()
+        total += self._context.trust.revocations.sum() + self.forgers.known_sum
         return (total % (1 << 64)).to_bytes(8, "big")
 
     def compare(self, peer: bytes, digest: bytes, now: Instant) -> None:
@@ -193,7 +247,8 @@ class Delivery:
         membership = self._membership
         heads = tuple((m.node, m.alive.incarnation, m.state in GONE) for m in membership.all())
         own = ((membership.claim, self._context.certificate), *((claim, b"") for claim in self._context.trust.revocations.claims()))
-        membership.send(peer, PushPull(own, heads, self.feeds.vector(), len(self._context.trust.chain), reply))
+        bases, forgers = self.pruner.bases(), tuple(sorted(self.forgers.proofs))
+        membership.send(peer, PushPull(own, heads, self.feeds.vector(), len(self._context.trust.chain), reply, bases, forgers))
 
     def pulled(self, peer: bytes, message: PushPull) -> None:
         """Send what ``peer`` lacks, within a few messages; the next digest mismatch brings the rest."""
@@ -201,9 +256,15 @@ class Delivery:
             self._membership.send(peer, Rosters(self._context.trust.chain))
         for claims in _batches(self._claims_missing_at(peer, message), self._limits.bulk_bytes // 2):
             self._membership.send(peer, Claims(tuple(claims)))
-        missing: list[SignedClaim] = [(entry.data, b"") for entry in self.feeds.missing_at(message.vector)]
-        for batch in _batches(missing, self._limits.bulk_bytes // 2)[:1]:
-            self._membership.send(peer, Push(tuple(data for data, _ in batch), answer=True))
+        proofs = [proof for node, proof in sorted(self.forgers.proofs.items()) if node not in message.forgers]
+        for start in range(0, len(proofs), ITEMS_PER_MESSAGE):
+            self._membership.send(peer, Forks(tuple(proofs[start : start + ITEMS_PER_MESSAGE])))
+        bundles = self.pruner.missing_at(message.bases)
+        for start in range(0, len(bundles), ITEMS_PER_MESSAGE):
+            self._membership.send(peer, Bundles(tuple(bundles[start : start + ITEMS_PER_MESSAGE])))
+        missing = [entry.data for entry in self.feeds.missing_at(message.vector, message.bases)]
+        for batch in batches(missing, self._limits)[: self._limits.pulled_messages]:
+            self._membership.send(peer, Push(batch, answer=True))
         if message.reply:
             self.push_pull(peer, reply=False)
 
@@ -246,17 +307,3 @@ def _batches(claims: list[SignedClaim], room: int) -> list[list[SignedClaim]]:
         batches[-1].append(claim)
         left -= size
     return batches
-
-
-def _row(entry: Entry, now: Instant) -> Put:
-    return Put(
-        "entries",
-        {
-            "node": entry.node,
-            "generation": entry.reference.generation,
-            "number": entry.reference.number,
-            "hash": entry.hash,
-            "data": entry.data,
-            "arrived_ms": now.wall_ms,
-        },
-    )

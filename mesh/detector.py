@@ -163,7 +163,9 @@ class Detector:
         if member.present:
             self.awareness.worse(len(probe.asked) - len(probe.nacks) if probe.asked else 1)
         if probe.knock == "spoke":
-            return  # it is well, and reachable: what is lost are datagrams between us
+            # It is well, and reachable: what is lost are datagrams between us, or all that it knew of us (a hello mends that).
+            self._membership.greet(member.address, member.node)
+            return
         first = member.state == "alive"
         self._membership.accuse(member, probe.knock or "silent", now)
         if first:

@@ -19,7 +19,8 @@ def retransmit_limit(limits: Limits, members: int) -> int:
 class Piggyback:
     """Claims still to spread, newest news per subject and author only; the least sent goes first."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = 4096) -> None:
+        self._limit = limit
         self._queue: dict[tuple[bytes, bytes], tuple[int, SignedClaim]] = {}
 
     def __len__(self) -> int:
@@ -28,6 +29,8 @@ class Piggyback:
     def add(self, subject: bytes, author: bytes, claim: SignedClaim) -> None:
         """Spread ``claim``; it replaces what ``author`` said of ``subject`` before."""
         self._queue[(subject, author)] = (0, claim)
+        if len(self._queue) > self._limit:
+            del self._queue[max(self._queue, key=lambda key: (self._queue[key][0], key))]
 
     def drop(self, subject: bytes) -> None:
         """Stop spreading accusations against ``subject``: it has refuted them."""
@@ -66,6 +69,23 @@ class Outbox:
     """Our own entries that not everyone has acknowledged as durable."""
 
     open: dict[Reference, Shipment] = field(default_factory=dict[Reference, Shipment])
+
+    def make_room(self, limit: int) -> list[Reference]:
+        """Leave the oldest to the digests while ``limit`` or more are open; returns them."""
+        given_up = list(self.open)[: max(0, len(self.open) - limit + 1)]
+        for reference in given_up:
+            del self.open[reference]
+        return given_up
+
+    def presses(self, node: bytes, reference: Reference, limit: int) -> bool:
+        """Is this one of the ``limit`` oldest entries that ``node`` owes us an answer for?"""
+        for other, shipment in self.open.items():
+            if other == reference:
+                return True
+            limit -= node in shipment.waiting
+            if limit <= 0:
+                return False
+        return False
 
     def acknowledge(self, reference: Reference, node: bytes) -> bool:
         """``node`` has it. True when it was the last one that we waited for."""

@@ -18,6 +18,17 @@ class Put:
 
 
 @dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete one row, named by its whole key; fine where there is none."""
+
+    table: str
+    key: Mapping[str, Scalar]
+
+
+Row = Put | Delete
+
+
+@dataclass(frozen=True, slots=True)
 class Send:
     """Send one datagram, already sealed (or a hello in the clear), to ``address``."""
 
@@ -55,4 +66,4 @@ class Persist:
     """Make ``rows`` durable together, then report ``Persisted(token)``. Order is kept."""
 
     token: int
-    rows: tuple[Put, ...] = field(default=())
+    rows: tuple[Row, ...] = field(default=())

@@ -64,6 +64,14 @@ class NameConflict:
 
 
 @dataclass(frozen=True, slots=True)
+class Misbehaved:
+    """``node`` was caught: ``forked`` (proven, and final) or ``over quota`` (told once per start)."""
+
+    node: bytes
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class RosterChanged:
     """A newer roster holds now; whoever it revokes is cut off here already."""
 

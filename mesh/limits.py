@@ -42,6 +42,14 @@ class Limits:
 
     push_retry_ms: int = 100
     push_attempts: int = 6
+    gather_ms: int = 5
+    """News goes out at once; what follows within this time goes together."""
+    outbox: int = 512
+    """Own entries that wait for acknowledgements; the oldest beyond it are left to the digests."""
+    retried_per_peer: int = 64
+    pulled_messages: int = 16
+    """Messages with missing entries in answer to one push-pull; the next mismatch brings the rest."""
+    piggyback: int = 4096
     orphans_per_feed: int = 64
     digest_mismatches: int = 2
     """A digest mismatch that outlives this many exchanges starts a push-pull."""
@@ -55,8 +63,22 @@ class Limits:
     """How long one session key is used; up to a tenth longer, so that a fleet started at once does not change at once."""
     members: int = 1500
     entries: int = 20_000
+    feeds_bytes: int = 64 * 1024 * 1024
+    feed_bytes: int = 8 * 1024 * 1024
+    entries_per_day: int = 2000
+    """Of one author in one generation; outcomes and endings may use ``closing_reserve`` more."""
+    closing_reserve: int = 500
+    keep_entries: int = 1000
+    """A node's own entries beyond this many, older than ``keep_ms``, or in more than ``keep_generations``, are put behind a checkpoint."""
+    keep_generations: int = 16
+    keep_ms: int = 30 * 86_400_000
+    checkpoint_ms: int = 600_000
+    checkpoint_asked: int = 4
+    """Members asked at once to co-sign."""
     feeds: int = 4000
     """Pairs of node and generation."""
+    late_rows_ms: int = 60_000
+    """A member's row on disk may be this late about its incarnation."""
     relayed_probes: int = 256
     hellos_per_source_s: int = 120
     """A fleet behind one address (NAT, loopback) greets at once: 50 joins are 100 hellos. An answer costs about 0.1 ms."""

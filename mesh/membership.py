@@ -32,6 +32,7 @@ from cloudisense.mesh.member import (
     forgetting_counts,
     unpack_suspect,
 )
+from cloudisense.mesh.rows import MemberRows
 from cloudisense.mesh.silence import verdict
 from cloudisense.mesh.suspicion import accusers_needed, suspicion_ms
 from cloudisense.mesh.voice import Voice
@@ -56,6 +57,7 @@ class Membership(Voice):
         self.incarnation = context.stored.incarnation
         self.confirm: Callable[[bytes, Instant], None] = lambda node, now: None
         self.repair: Callable[[bytes], None] = lambda peer: None
+        self.rows = MemberRows(context.out, context.limits)
         self._flaps = Flaps(context.limits)
         self._leaving = False
         self._owed = 0
@@ -410,14 +412,7 @@ class Membership(Voice):
 
     def _changed(self, member: Member, returned: bool) -> None:
         """Keep the row and the digest true; if one member is back after a cut, the others may be, too."""
-        row = {
-            "node": member.node,
-            "claim": member.claim,
-            "certificate": member.certificate_data,
-            "state": member.state,
-            "since_ms": member.since_ms,
-        }
-        self._out.persist((Put("members", row),))
+        self.rows.put(member)
         self.sum_up(member)
         if returned:
             for other in self.lost()[:RETURN_GREETINGS]:

@@ -4,15 +4,15 @@ from collections import Counter
 from collections.abc import Callable
 
 from cloudisense.keys.session import Sessions
-from cloudisense.mesh.effects import Address, Knock, Persist, Put, Send, SendBulk
-from cloudisense.mesh.events import DirectReceived, EntryArrived, EntryDelivered, MemberChanged, NameConflict, RosterChanged
+from cloudisense.mesh.effects import Address, Knock, Persist, Row, Send, SendBulk
+from cloudisense.mesh.events import DirectReceived, EntryArrived, EntryDelivered, MemberChanged, Misbehaved, NameConflict, RosterChanged
 from cloudisense.mesh.instant import NS_PER_MS, Instant
 from cloudisense.mesh.limits import Limits
 from cloudisense.mesh.timers import Timers
 from cloudisense.mesh.wire import Message, encode
 
 Effect = Send | SendBulk | Knock | Persist
-News = EntryArrived | EntryDelivered | MemberChanged | NameConflict | RosterChanged | DirectReceived
+News = EntryArrived | EntryDelivered | MemberChanged | Misbehaved | NameConflict | RosterChanged | DirectReceived
 
 
 class Outbound:
@@ -49,7 +49,7 @@ class Outbound:
         """Send a hello."""
         self._effects.append(Send(address, hello))
 
-    def persist(self, rows: tuple[Put, ...], then: Callable[[Instant], None] | None = None) -> None:
+    def persist(self, rows: tuple[Row, ...], then: Callable[[Instant], None] | None = None) -> None:
         """Write ``rows``; ``then`` runs once they are durable."""
         token = 0
         if then is not None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cloudisense.mesh.effects import Address
-from cloudisense.mesh.wire import SignedClaim
+from cloudisense.mesh.wire import ForkProof, SignedClaim
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +24,7 @@ class Stored:
     states: tuple[str, ...] = ()
     """What each of ``members`` was when this node went down; alive where it is missing."""
     revocations: tuple[bytes, ...] = ()
+    checkpoints: tuple[bytes, ...] = ()
+    """Packed bundles (``mesh.checkpoint``): where pruned histories begin."""
+    forks: tuple[ForkProof, ...] = ()
+    """Proofs against those who forked."""

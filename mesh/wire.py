@@ -5,12 +5,17 @@ from typing import cast
 import msgspec
 
 from cloudisense.keys.encoding import pack, unpack
+from cloudisense.mesh.checkpoint import Bundle
 
 SignedClaim = tuple[bytes, bytes]
 """A signed claim and the certificate of its subject; the certificate is empty in accusations."""
 
 VectorItem = tuple[bytes, int, int]
 """Node, generation, and how many of its entries the sender holds (numbers 0 to n-1)."""
+
+
+ForkProof = tuple[bytes, bytes]
+"""Two signed entries for one place."""
 
 
 class Ping(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -64,7 +69,8 @@ class Got(msgspec.Struct, frozen=True, array_like=True, tag=7):
 class PushPull(msgspec.Struct, frozen=True, array_like=True, tag=8):
     """All that the sender knows, in brief; the receiver sends what is missing, and its own if ``reply``.
 
-    ``claims`` has the sender's own; ``heads`` (node, incarnation, left) for every other member; ``rosters`` how many it has.
+    ``claims`` has the sender's own; ``heads`` (node, incarnation, left) for every other member; ``rosters`` how many it has;
+    ``bases`` where pruned histories begin at the sender (numbers below are covered); ``forgers`` of whom it has a fork proof.
     """
 
     claims: tuple[SignedClaim, ...]
@@ -72,6 +78,8 @@ class PushPull(msgspec.Struct, frozen=True, array_like=True, tag=8):
     vector: tuple[VectorItem, ...]
     rosters: int
     reply: bool
+    bases: tuple[VectorItem, ...] = ()
+    forgers: tuple[bytes, ...] = ()
 
 
 class Direct(msgspec.Struct, frozen=True, array_like=True, tag=9):
@@ -94,7 +102,31 @@ class Relay(msgspec.Struct, frozen=True, array_like=True, tag=11):
     last: bytes
 
 
-Message = Ping | Ack | PingRequest | Nack | Claims | Push | Got | PushPull | Direct | Rosters | Relay
+class Propose(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """May the sender's history begin here? A signed checkpoint."""
+
+    statement: bytes
+
+
+class Cosigned(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """Yes: the sender of this holds the same, durably."""
+
+    data: bytes
+
+
+class Bundles(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """Checkpoints with their co-signatures."""
+
+    bundles: tuple[Bundle, ...]
+
+
+class Forks(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """Proofs against those who forked their feeds."""
+
+    proofs: tuple[ForkProof, ...]
+
+
+Message = Ping | Ack | PingRequest | Nack | Claims | Push | Got | PushPull | Direct | Rosters | Relay | Propose | Cosigned | Bundles | Forks
 
 
 def encode(message: Message) -> bytes:

@@ -3,13 +3,15 @@
 import random
 from collections.abc import Callable
 
-from cloudisense.mesh.effects import Put, Scalar
+from cloudisense.mesh.effects import Delete, Row, Scalar
 from cloudisense.sim.clock import Clock
 
 KEYS = {
     "meta": ("key",),
     "entries": ("node", "generation", "number"),
     "members": ("node",),
+    "checkpoints": ("node",),
+    "forks": ("node",),
     "incidents": ("id",),
     "history": ("incident",),
     "spent": ("nonce", "step"),
@@ -27,7 +29,7 @@ class Disk:
         self._free_ns = 0
         self._boots = 0
 
-    def write(self, rows: tuple[Put, ...], done: Callable[[], None]) -> None:
+    def write(self, rows: tuple[Row, ...], done: Callable[[], None]) -> None:
         """Write rows together; ``done`` once they are synced, in the order of asking. A crash before that loses them."""
         self._free_ns = max(self._free_ns, self._clock.now_ns) + self._rng.randrange(200_000, 5_000_000)
         boot = self._boots
@@ -39,10 +41,14 @@ class Disk:
 
         self._clock.at(self._free_ns, sync)
 
-    def write_now(self, rows: tuple[Put, ...]) -> None:
+    def write_now(self, rows: tuple[Row, ...]) -> None:
         """Write and sync at once."""
         for put in rows:
-            key = tuple(put.row[column] for column in KEYS[put.table])
+            fields = put.key if isinstance(put, Delete) else put.row
+            key = tuple(fields[column] for column in KEYS[put.table])
+            if isinstance(put, Delete):
+                self._tables[put.table].pop(key, None)
+                continue
             self._tables[put.table].setdefault(key, {}).update(put.row)
 
     def rows(self, table: str) -> list[dict[str, Scalar]]:

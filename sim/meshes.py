@@ -8,6 +8,8 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from cloudisense.keys.testing import TestMember, TestMesh, issue_for_tests
 from cloudisense.mesh.core import Mesh
 from cloudisense.mesh.effects import Address, Knock, Persist, Put, Send, SendBulk
@@ -18,9 +20,11 @@ from cloudisense.mesh.membership import DEPARTURE
 from cloudisense.mesh.outbound import News
 from cloudisense.mesh.stored import Stored
 from cloudisense.sim.clock import Clock
+from cloudisense.sim.disk import Disk
 from cloudisense.sim.network import Network, Weather
 
-DISK_NS = NS_PER_MS
+VOTERS = 3
+"""The first hosts vote."""
 STOPPED_DATAGRAMS = 500
 """What the socket of a stopped agent holds for it."""
 
@@ -32,11 +36,11 @@ class Host:
     name: str
     address: Address
     member: TestMember
+    disk: Disk
     mesh: Mesh | None = None
     stopped: bool = False
     vanished: bool = False
     boot: int = 0
-    disk: dict[tuple[str, object], Put] = field(default_factory=dict[tuple[str, object], Put])
     news: list[tuple[int, News]] = field(default_factory=list[tuple[int, News]])
     """When, in nanoseconds, and what."""
     waiting: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
@@ -59,6 +63,10 @@ class Meshes:
     def __init__(self, count: int, seed: int = 1, limits: Limits | None = None, weather: Weather | None = None) -> None:
         self.limits = limits or Limits()
         self.keys: TestMesh = issue_for_tests(seed)
+        voters = tuple(self.keys.member(f"n{i}").identity.id for i in range(1, VOTERS + 1))
+        roster = self.keys.roster
+        voted = msgspec.structs.replace(roster, number=roster.number + 1, epoch=roster.epoch + 1, voters=voters)
+        self.chain = self.keys.sign(voted)
         self.clock = Clock()
         self.clock.now_ns = 1000 * NS_PER_S
         self.rng = random.Random(seed)
@@ -75,7 +83,8 @@ class Meshes:
         """One more host, its agent started. At another's ``address`` it takes that one's place."""
         number = len(self.hosts) + 1
         name = name or f"n{number}"
-        host = Host(name, address or (f"10.0.{number // 250}.{number % 250 + 1}", 7963), member or self.keys.member(name))
+        disk = Disk(self.clock, random.Random(self.rng.randrange(1 << 62)))
+        host = Host(name, address or (f"10.0.{number // 250}.{number % 250 + 1}", 7963), member or self.keys.member(name), disk)
         self.hosts.append(host)
         self._at[host.address] = host
         self.start(host)
@@ -85,29 +94,53 @@ class Meshes:
 
     def start(self, host: Host, seeds: tuple[Address, ...] | None = None) -> None:
         """Start the agent from what its disk holds."""
-        numbers = {key: int.from_bytes(_meta(host, key), "big") + 1 for key in ("boot", "incarnation")}
-        for key, value in numbers.items():
-            self._keep(host, Put("meta", {"key": key, "value": value.to_bytes(8, "big")}))
-        rows = [put.row for (table, _), put in sorted(host.disk.items(), key=str) if table == "members"]
-        departures = [put.row["value"] for (table, key), put in sorted(host.disk.items(), key=str) if str(key).startswith(DEPARTURE)]
+        meta = {str(row["key"]): _bytes(row["value"]) for row in host.disk.rows("meta")}
+        numbers = {key: int.from_bytes(meta.get(key, b""), "big") + 1 for key in ("boot", "incarnation")}
+        host.disk.write_now(tuple(Put("meta", {"key": key, "value": value.to_bytes(8, "big")}) for key, value in numbers.items()))
+        rows = host.disk.rows("members")
+        departures = [meta[key] for key in sorted(meta) if key.startswith(DEPARTURE)]
+        entries = sorted(host.disk.rows("entries"), key=lambda row: (row["node"], row["generation"], row["number"]))
         stored = Stored(
             host.name,
             host.address,
             numbers["boot"],
             numbers["incarnation"],
-            (*((_bytes(r["claim"]), _bytes(r["certificate"])) for r in rows), *((_bytes(d), b"") for d in departures)),
-            tuple(_bytes(put.row["data"]) for (table, _), put in sorted(host.disk.items(), key=str) if table == "entries"),
+            (*((_bytes(r["claim"]), _bytes(r["certificate"])) for r in rows), *((d, b"") for d in departures)),
+            tuple(_bytes(row["data"]) for row in entries),
             (self.hosts[0].address,) if seeds is None else seeds,
+            checkpoints=tuple(_bytes(row["bundle"]) for row in host.disk.rows("checkpoints")),
+            forks=tuple((_bytes(row["first"]), _bytes(row["second"])) for row in host.disk.rows("forks")),
         )
         rng = random.Random(self.rng.randrange(1 << 62))
-        host.mesh = Mesh(host.member.identity, host.member.certificate, self.keys.chain, self.limits, rng, stored)
+        host.mesh = Mesh(host.member.identity, host.member.certificate, self.chain, self.limits, rng, stored)
         host.stopped, host.vanished, host.waiting = False, False, []
         host.mesh.start(self.clock.instant())
         self.settle(host)
 
     def kill(self, host: Host) -> None:
-        """The agent dies; its host stays up."""
+        """The agent dies; its host stays up. What is not synced is gone."""
         host.mesh = None
+        host.disk.crash()
+
+    def tell(self, host: Host, do: Callable[[Mesh], object]) -> None:
+        """Make a running agent do something."""
+        do(host.live())
+        self.settle(host)
+
+    def append(self, host: Host, kind: str, body: bytes) -> None:
+        """Let it say something, if it runs."""
+        if host.mesh is not None:
+            self.tell(host, lambda mesh: mesh.append(kind, body, self.clock.instant()))
+
+    def propose(self, host: Host) -> None:
+        """Let it look now, if it runs, whether its history is too long."""
+        if host.mesh is not None:
+            self.tell(host, lambda mesh: mesh.pruner.propose(self.clock.instant()))
+
+    def inject(self, host: Host, source: Host, data: bytes) -> None:
+        """A message of ``source`` comes in at ``host`` by stream, whatever ``source`` itself would send."""
+        if host.mesh is not None:
+            self.tell(host, lambda mesh: mesh.handle_bulk(source.id, data, self.clock.instant()))
 
     def go_on(self, host: Host) -> None:
         """SIGCONT: the agent finds its timers late and what its socket kept."""
@@ -158,6 +191,10 @@ class Meshes:
         ids = {h.id for h in up}
         return all({m.node for m in h.live().members.values() if m.state == "alive"} | {h.id} == ids for h in up)
 
+    def told(self, at: Host, kind: type[News]) -> list[News]:
+        """News of one kind that it had."""
+        return [item for _, item in at.news if isinstance(item, kind)]
+
     def changes(self, at: Host, of: Host, since_ns: int = 0) -> list[str]:
         """States of ``of`` that ``at`` has reported, suspicion left out."""
         told = [item for when, item in at.news if when >= since_ns and isinstance(item, MemberChanged) and item.node == of.id]
@@ -181,7 +218,7 @@ class Meshes:
                 case Knock():
                     self._knock(host, mesh, effect)
                 case Persist(token, rows):
-                    self.clock.after(DISK_NS, lambda token=token, rows=rows: self._durable(host, mesh, token, rows))
+                    host.disk.write(rows, lambda token=token: self._durable(host, mesh, token))
         deadline = mesh.next_deadline()
         if deadline is not None and deadline not in host.wakes:
             host.wakes.add(deadline)
@@ -255,29 +292,9 @@ class Meshes:
         self.network.bulk(origin, knock.address, 60, there)
         self.clock.after(knock.wait_ms * NS_PER_MS, lambda: back("silent"))
 
-    def _durable(self, host: Host, mesh: Mesh, token: int, rows: tuple[Put, ...]) -> None:
-        if host.mesh is not mesh:
-            return
-
-        def done() -> None:
-            for put in rows:
-                self._keep(host, put)
-            mesh.handle_event(Persisted(token), self.clock.instant())
-
-        self._run(host, mesh, done)
-
-    @staticmethod
-    def _keep(host: Host, put: Put) -> None:
-        row = put.row
-        key = {"meta": row.get("key"), "members": row.get("node")}.get(
-            put.table, (row.get("node"), row.get("generation"), f"{row.get('number', 0):09}")
-        )
-        host.disk[put.table, key] = put
-
-
-def _meta(host: Host, key: str) -> bytes:
-    put = host.disk.get(("meta", key))
-    return _bytes(put.row["value"]) if put is not None else b""
+    def _durable(self, host: Host, mesh: Mesh, token: int) -> None:
+        if host.mesh is mesh:
+            self._run(host, mesh, lambda: mesh.handle_event(Persisted(token), self.clock.instant()))
 
 
 def _bytes(value: object) -> bytes:

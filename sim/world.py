@@ -9,11 +9,13 @@ from cloudisense.agent.core import Agent
 from cloudisense.agent.effects import Estimate, Notify, RequestPlan, RunStep, Sample
 from cloudisense.agent.events import Estimated, PlanReady, Sampled, StepDone
 from cloudisense.agent.gate import Admitted, Gate
+from cloudisense.agent.memory import lessons
 from cloudisense.agent.node import Effect, Node
 from cloudisense.agent.plan import PlanRequest, Ranking
 from cloudisense.agent.requests import Answer
 from cloudisense.agent.settings import Settings
 from cloudisense.keys.encoding import unpack
+from cloudisense.keys.identity import node_text
 from cloudisense.keys.testing import TestMember, TestMesh, issue_for_tests
 from cloudisense.mesh.core import Event as MeshEvent
 from cloudisense.mesh.core import Mesh
@@ -108,6 +110,8 @@ class World:
             entries=tuple(_bytes(row["data"]) for row in entries),
             seeds=(self.nodes[0].address,),
             revocations=tuple(unpack(_bytes(meta["revocations"]), list[bytes])) if "revocations" in meta else (),
+            checkpoints=tuple(_bytes(row["bundle"]) for row in sim.disk.rows("checkpoints")),
+            forks=tuple((_bytes(row["first"]), _bytes(row["second"])) for row in sim.disk.rows("forks")),
         )
         rng = random.Random(self.rng.randrange(1 << 62))
         boot_id = rng.randbytes(16)
@@ -116,7 +120,9 @@ class World:
         mesh = Mesh(sim.member.identity, certificate, chain, Limits(), rng, stored)
         spent = [(_bytes(row["nonce"]), int(str(row["step"]))) for row in sim.disk.rows("spent")]
         sim.gate = Gate(sim.member.identity.id, self.mesh.mesh_id, boot_id, sim.catalogue, sim.settings.mode, spent)
-        sim.node = Node(mesh, Agent(mesh, boot_id, sim.catalogue, sim.settings, rng))
+        history = sorted(sim.disk.rows("history"), key=lambda row: int(row["at"] or 0))
+        taught = lessons(history, node_text(sim.member.identity.id))
+        sim.node = Node(mesh, Agent(mesh, boot_id, sim.catalogue, sim.settings, rng, taught))
         sim.node.start(now)
         self._carry_out(sim)
 

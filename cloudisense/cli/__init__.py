@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from cloudisense.cli import demo, forget, llm, mesh, roster, show, sim
+from cloudisense.cli import audit, demo, forget, llm, mesh, roster, show, sim
 from cloudisense.keys.errors import RemoteProtocolError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 for module in (mesh, show, roster, forget, demo, sim):
     module.register(app)
 app.add_typer(llm.app, name="llm")
+app.add_typer(audit.app, name="audit")
 
 
 def main() -> None:

@@ -75,11 +75,17 @@ def members(state: State = None, as_json: Json = False) -> None:
         "roles": list(certificate.roles),
         "labels": dict(certificate.labels),
     }
+    forged = {bytes(row["node"]) for row in _rows(home, "forks", ("node",))}
+    for node in sorted(forged):
+        for row in (row for row in [me, *rows] if row["id"] == node_text(node)):
+            row["forked"] = True
     rows = _distinct([me | {"begins_ms": certificate.not_before_ms}, *rows])
     if as_json:
         print_json(rows)
     else:
-        shown = [{**row, "id": row["id"][:12], "roles": " ".join(row["roles"])} for row in rows]
+        shown = [
+            {**row, "id": row["id"][:12], "roles": "none: FORKED its feed" if row.get("forked") else " ".join(row["roles"])} for row in rows
+        ]
         print_table(shown, (("name", "name"), ("state", "state"), ("address", "address"), ("roles", "roles"), ("id", "id")), "no members")
 
 

@@ -12,7 +12,7 @@ from cloudisense.keys.encoding import pack
 from cloudisense.keys.errors import LocalProtocolError
 from cloudisense.keys.testing import HashRng
 from cloudisense.mesh.core import Mesh
-from cloudisense.mesh.effects import Persist
+from cloudisense.mesh.effects import Persist, Put
 from cloudisense.mesh.events import DirectReceived, EntryArrived, MemberChanged, Persisted
 from cloudisense.mesh.instant import NS_PER_MS, NS_PER_S, Instant
 from cloudisense.mesh.limits import Limits
@@ -62,7 +62,7 @@ def test_every_word_is_kept_in_a_row_and_told(rig) -> None:
     effects = tell(agent, rig, rig.alert())
     assert [e.topic for e in effects if isinstance(e, Notify)] == ["alert"]
     [persist] = [e for e in effects if isinstance(e, Persist)]
-    assert [(put.table, put.row["state"]) for put in persist.rows] == [("incidents", "open")]
+    assert [(put.table, put.row["state"]) for put in persist.rows if isinstance(put, Put)] == [("incidents", "open")]
     assert tell(agent, rig, rig.intent()) == [], "what changes nothing is not told"
 
 

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudisense.agent import memory as module
-from cloudisense.agent.memory import HALF_LIFE_MS, Memory
+from cloudisense.agent.ledger import Ledger
+from cloudisense.agent.memory import HALF_LIFE_MS, Memory, lessons
 
 NOW = 1_767_225_600_000
 
@@ -77,3 +78,16 @@ def test_it_is_bounded_and_forgets_the_oldest(monkeypatch) -> None:
     for i in range(5):
         memory.learn("f", str(i), True, True, NOW + i)
     assert [memory.record("f", str(i), NOW).healed > 0 for i in range(5)] == [False, False, True, True, True]
+
+
+def test_what_the_fix_history_taught_outlives_its_entries() -> None:
+    row = {
+        "incident": "one", "fingerprint": "disk_full", "signature": "clean", "outcome": "resolved",
+        "node": "us", "planned_by": "them", "acted_by": "them", "at": 1000,
+    }  # fmt: skip
+    taught = lessons([row, row | {"incident": "two", "outcome": "escalated"}, row | {"incident": "three", "node": "others"}], "us")
+    assert [(lesson.incident, lesson.own) for lesson in taught] == [("one", True), ("three", False)]
+    memory = Memory()
+    ledger = Ledger(b"us", memory, str, 10)
+    ledger.recall(taught)
+    assert memory.record("disk_full", "clean", 1000).healed == 1.5

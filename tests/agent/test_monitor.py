@@ -17,7 +17,7 @@ class Watchman:
             targets,
             self.requests,
             Settings(),
-            lambda rule, target, reading, now: self.heard.append(("raised", rule.kind, target)),
+            lambda rule, target, reading, now: self.heard.append(("raised", rule.kind, target)) or True,
             lambda rule, target, reading, now: self.heard.append(("cleared", rule.kind, target)),
             lambda target: self.busy,
         )

@@ -3,7 +3,7 @@
 from cloudisense.agent.effects import Sample
 from cloudisense.agent.events import FileSystem, Sampled
 from cloudisense.host.catalogue import builtin_actions
-from cloudisense.mesh.effects import Persist
+from cloudisense.mesh.effects import Persist, Put
 from cloudisense.mesh.events import Persisted
 from cloudisense.mesh.instant import NS_PER_MS, Instant
 from cloudisense.sim.world import World
@@ -30,7 +30,9 @@ def test_the_seam() -> None:
         waiting += [e for e in effects if isinstance(e, Persist) and e.token]
         if waiting:
             assert node.agent.incidents == {}, "not before it is on disk"
-            done.append(waiting[0].rows[0].row["data"])
+            [put] = waiting[0].rows
+            assert isinstance(put, Put)
+            done.append(put.row["data"])
             node.handle_event(Persisted(waiting[0].token), now)
             assert [i.kind for i in node.agent.incidents.values()] == ["disk_full"]
     assert done

@@ -19,7 +19,7 @@ from cloudisense import writer as writer_module
 from cloudisense.keys.errors import LocalProtocolError, Refused
 from cloudisense.keys.invite import InviteRecord, secret_hash
 from cloudisense.mesh.effects import Persist, Put, Scalar
-from cloudisense.store import TABLES, Store, StoreError
+from cloudisense.store import ADDED, TABLES, Store, StoreError
 from cloudisense.writer import Writer
 
 SECRET = bytes(range(16))
@@ -221,6 +221,23 @@ def test_a_missing_table_is_damage(tmp_path: Path):
     raw.close()
     with pytest.raises(ValueError, match="damaged: table spent"):
         Store(tmp_path / "state.db")
+
+
+def test_an_older_database_is_read_after_its_agent_ran_once(tmp_path: Path):
+    path = tmp_path / "state.db"
+    Store(path).close()
+    old = sqlite3.connect(path, isolation_level=None)
+    for table in ADDED:
+        old.execute(f"drop table {table}")
+    old.execute("pragma user_version=1")
+    old.execute("insert into meta values ('kept', x'01')")
+    old.close()
+    with pytest.raises(ValueError, match="cloudisense up"):
+        Store.open_readonly(path)
+    Store(path).close()
+    store = Store.open_readonly(path)
+    assert store.get_meta("kept") == b"\x01" and not store.rows("forks") and not store.rows("checkpoints")
+    store.close()
 
 
 def test_a_newer_schema_and_a_foreign_database_are_refused(tmp_path: Path):

@@ -14,14 +14,14 @@ from cloudisense.keys.envelope import seal
 from cloudisense.keys.identity import Identity
 from cloudisense.keys.testing import WALL_MS, TestMember, TestMesh, issue_for_tests
 from cloudisense.mesh.core import Mesh
-from cloudisense.mesh.effects import Address, Knock, Persist, Put, Send, SendBulk
+from cloudisense.mesh.effects import Address, Delete, Knock, Persist, Put, Row, Send, SendBulk
 from cloudisense.mesh.events import EntryArrived, EntryDelivered, Knocked, MemberChanged, Persisted, PortRefused
 from cloudisense.mesh.instant import NS_PER_MS, NS_PER_S, Instant
 from cloudisense.mesh.limits import Limits
 from cloudisense.mesh.outbound import News
 from cloudisense.mesh.stored import Stored
 
-KEYS = {"members": ("node",), "entries": ("node", "generation", "number"), "meta": ("key",)}
+KEYS = {"members": ("node",), "entries": ("node", "generation", "number"), "meta": ("key",), "forks": ("node",), "checkpoints": ("node",)}
 LIMITS = Limits()
 WIRE_NS = NS_PER_MS // 2
 DISK_NS = NS_PER_MS // 5
@@ -136,7 +136,10 @@ class Net:
         self.hosts[name].held = []
 
     @staticmethod
-    def put(host: Host, put: Put) -> None:
+    def put(host: Host, put: Row) -> None:
+        if isinstance(put, Delete):
+            host.disk.pop((put.table, tuple(put.key[key] for key in KEYS[put.table])), None)
+            return
         host.disk[put.table, tuple(put.row[key] for key in KEYS[put.table])] = dict(put.row)
 
     def release(self, name: str) -> None:

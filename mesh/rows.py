@@ -1,0 +1,46 @@
+"""Member rows on their way to disk: at once when something changed that a restart needs, later and together when only an incarnation did.
+
+A restless mesh refutes all the time; each refutation would be a row at every member, and flash wears out.
+"""
+
+from cloudisense.mesh.effects import Put
+from cloudisense.mesh.limits import Limits
+from cloudisense.mesh.member import Member
+from cloudisense.mesh.outbound import Outbound
+
+
+class MemberRows:
+    """What the ``members`` table holds, and what it is still to be told."""
+
+    def __init__(self, out: Outbound, limits: Limits) -> None:
+        self._out = out
+        self._limits = limits
+        self._kept: dict[bytes, tuple[object, ...]] = {}
+        """What the row of each member says, but for its incarnation."""
+        self._late: dict[bytes, Put] = {}
+
+    def put(self, member: Member) -> None:
+        """``member`` has changed."""
+        row = {
+            "node": member.node,
+            "claim": member.claim,
+            "certificate": member.certificate_data,
+            "state": member.state,
+            "since_ms": member.since_ms,
+        }
+        alive = member.alive
+        kept = (member.state, member.certificate_data, member.address, alive.boot, alive.session_public)
+        if self._kept.get(member.node) == kept:
+            self._late[member.node] = Put("members", row)
+            if "rows" not in self._out.timers:
+                self._out.wake_soon("rows", self._limits.late_rows_ms)
+        else:
+            self._kept[member.node] = kept
+            self._late.pop(member.node, None)
+            self._out.persist((Put("members", row),))
+
+    def flush(self) -> None:
+        """Write what waits, in one go."""
+        rows, self._late = self._late, {}
+        if rows:
+            self._out.persist(tuple(rows[node] for node in sorted(rows)))
