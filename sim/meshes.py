@@ -98,6 +98,7 @@ class Meshes:
             (*((_bytes(r["claim"]), _bytes(r["certificate"])) for r in rows), *((_bytes(d), b"") for d in departures)),
             tuple(_bytes(put.row["data"]) for (table, _), put in sorted(host.disk.items(), key=str) if table == "entries"),
             (self.hosts[0].address,) if seeds is None else seeds,
+            states=tuple(str(r["state"]) for r in rows),
         )
         rng = random.Random(self.rng.randrange(1 << 62))
         host.mesh = Mesh(host.member.identity, host.member.certificate, self.keys.chain, self.limits, rng, stored)
