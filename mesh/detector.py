@@ -12,6 +12,9 @@ from cloudisense.mesh.membership import Membership
 from cloudisense.mesh.probe import Probe, Prober
 from cloudisense.mesh.wire import Ack, Nack, Ping, PingRequest
 
+UNHEARD = 2
+"""How much worse we are than we thought when no relay says in time that it runs: Lifeguard adds one for each of them."""
+
 
 class Detector:
     """Probes members in turn. ``digest`` rides on every ping and ack; ``compare`` is told what a peer's was."""
@@ -160,17 +163,26 @@ class Detector:
         member = self._membership.members.get(probe.target)
         if member is None or member.alive.incarnation != probe.incarnation:
             return
-        if member.present:
-            self.awareness.worse(len(probe.asked) - len(probe.nacks) if probe.asked else 1)
+        if member.present and not probe.nacks:
+            # One relay's word in time speaks for us: in a cut the others are silent because they are beyond it.
+            self.awareness.worse(UNHEARD)
         if probe.knock == "spoke":
             # It is well, and reachable: what is lost are datagrams between us, or all that it knew of us (a hello mends that).
             self._membership.greet(member.address, member.node)
             return
-        first = member.state == "alive"
+        doubtful = member.present
         self._membership.accuse(member, probe.knock or "silent", now)
-        if first:
-            for _ in range(self._limits.hurried_probes):
-                self._probe_next(now)
+        if doubtful:
+            self._hurry(probe, now)
+
+    def _hurry(self, failed: Probe, now: Instant) -> None:
+        """Where one is silent, others may be, first of all the relays that gave no sign."""
+        silent = [node for node in failed.asked or () if node not in failed.nacks]
+        for node in silent:
+            if (member := self._membership.members.get(node)) is not None and member.state == "alive":
+                self.confirm(node, now)
+        for _ in range(self._limits.hurried_probes - len(silent)):
+            self._probe_next(now)
 
     def refused(self, address: Address, now: Instant) -> None:
         """The kernel says that nobody listens at ``address``: check by TCP, then say so; every accuser does this for itself."""

@@ -2,6 +2,7 @@
 
 Failing once and coming back is told at once. Failing again within the window is not told until it has lasted for the hold-down:
 a flapping link then costs one failure and one return, not one of each per flap (asked for in serf#185, alertmanager#1909).
+Who comes back from a new boot did not flap: it was really down, and if it goes down again that is news at once.
 """
 
 from dataclasses import dataclass, field
@@ -27,6 +28,10 @@ class Flaps:
         """``node`` came back while a failure was held down: that was a flap as well."""
         if self._row(node, now):
             self.failed(node, now)
+
+    def rebooted(self, node: bytes) -> None:
+        """``node`` is back from a new boot: what failed before was no link."""
+        self._failures.pop(node, None)
 
     def hold_ms(self, node: bytes, now: Instant) -> int:
         """How much longer than usual ``node`` has to stay silent before it is declared failed again."""

@@ -33,9 +33,9 @@ from cloudisense.mesh.member import (
     unpack_suspect,
 )
 from cloudisense.mesh.rows import MemberRows
-from cloudisense.mesh.silence import verdict
+from cloudisense.mesh.silence import SETTLED, verdict
 from cloudisense.mesh.suspicion import accusers_needed, suspicion_ms
-from cloudisense.mesh.voice import Voice
+from cloudisense.mesh.voice import ACCUSATIONS, Voice
 from cloudisense.mesh.wire import Claims, SignedClaim
 
 RETURN_GREETINGS = 64
@@ -88,6 +88,7 @@ class Membership(Voice):
                 self.set_state(member, "left", now)
             elif state not in ("", "alive", "suspect"):
                 self.set_state(member, "dead", now)
+        self._flaps = Flaps(self._limits)  # what an earlier life held for lost did not fail before our eyes
 
     # -- sending -------------------------------------------------------------------------------------------------------
 
@@ -165,7 +166,9 @@ class Membership(Voice):
         self._context.sessions.learn(alive.node, alive.session_public, now, same_boot)
         self._authors.charge(alive.node, now)
         before = known.state if known is not None else None
-        if known is not None and before == "suspect" and self._overdue(known, now):
+        if known is not None and not same_boot:
+            self._flaps.rebooted(alive.node)
+        elif known is not None and before == "suspect" and self._overdue(known, now):
             self._flaps.held(alive.node, now)
         since_ms = known.since_ms if known is not None and before == "alive" else now.wall_ms
         member = Member(alive.node, alive, claim[0], claim[1], certificate, "alive", since_ms)
@@ -206,7 +209,9 @@ class Membership(Voice):
         if known is not None and accuser.present and accusation_counts(known, heard):
             self._authors.check_signer(claim, "suspect", heard.accuser, now)
             self._accused(known, heard.accuser, heard.evidence, claim, now)
-            if self.is_confirmer(self._context.id, known.node, self._limits.confirmers):
+            # Who said otherwise of a silence that is settled looks again: either may be right, and neither takes the other's word away.
+            contradicted = known.state in SETTLED and known.evidence.get(self._context.id, heard.evidence) != heard.evidence
+            if contradicted or self.is_confirmer(self._context.id, known.node, self._limits.confirmers):
                 self.confirm(known.node, now)
         elif known is not None and accuser.present and known.state == "dead" and heard.incarnation == known.alive.incarnation:
             self._second(known, heard.accuser, now)
@@ -303,6 +308,9 @@ class Membership(Voice):
             self.tell_all((claim, b""))
         if not accusation_counts(member, unpack_suspect(claim, self._limits.claim_bytes)):
             return
+        met = self._standing(member)
+        if member.state in SETTLED and self._context.id not in met and list(met.values()).count(evidence) >= ACCUSATIONS:
+            return  # enough have said it: no need that each of us says it to each
         self.send(member.node, Claims(((claim, b""),)))
         self._accused(member, self._context.id, evidence, claim, now)
         self.tell_all((claim, b""), but=member.node)
@@ -312,23 +320,30 @@ class Membership(Voice):
         return self._context.seal("suspect", suspect)
 
     def _accused(self, member: Member, accuser: bytes, evidence: str, claim: bytes, now: Instant) -> None:
-        settled = member.state in ("agent_down", "stalled")
-        if settled and evidence not in member.evidence.values():
-            # The silence has become another one; what was seen before says nothing of it.
-            member.evidence, member.accusations = {}, {}
-            member.suspected_ns = now.boot_ns
         member.evidence[accuser] = evidence
         member.accusations[accuser] = claim
         self.spread(member.node, accuser, (claim, b""))
         if member.state == "alive":
             member.suspected_ns = now.boot_ns
             self.set_state(member, "suspect", now)
-        kind = verdict(member.evidence, accusers_needed(self.unsuspected()))
+        kind = self._verdict(member)
         if kind == "agent_down":
             if member.state != "agent_down":
                 self.set_state(member, "agent_down", now)
-        elif not (settled and kind == member.state):
+        elif kind != member.state:
+            if member.state in SETTLED and member.suspected_ns <= member.lost_ns:
+                member.suspected_ns = now.boot_ns  # the silence has become another one
             self._wait_for(member)
+
+    def _standing(self, member: Member) -> dict[bytes, str]:
+        """What its accusers met. That a host was up is old news when its witness is lost, too, and others meet another silence."""
+        if member.state not in SETTLED:
+            return member.evidence
+        here = {self._context.id, *self.present()}
+        return {accuser: what for accuser, what in member.evidence.items() if what == "silent" or accuser in here}
+
+    def _verdict(self, member: Member) -> State | None:
+        return verdict(self._standing(member), accusers_needed(self.unsuspected()))
 
     def _wait_for(self, member: Member) -> None:
         self._out.timers.set(("suspicion", member.node), member.suspected_ns + self._wait_ns(member))
@@ -347,7 +362,7 @@ class Membership(Voice):
         if member.state == "stalled" and now.boot_ns - member.lost_ns >= self._limits.stalled_ms * NS_PER_MS:
             self.set_state(member, "dead", now)
             return
-        state = verdict(member.evidence, accusers_needed(self.unsuspected()))
+        state = self._verdict(member)
         hold_ns = self._flaps.hold_ms(node, now) * NS_PER_MS
         if state is None:
             # Those who were to confirm did not: beyond the same cut, or it is well and has not heard of the accusation.
@@ -361,6 +376,10 @@ class Membership(Voice):
             self._out.timers.set(("suspicion", node), member.suspected_ns + self._wait_ns(member) + hold_ns)
         elif state != member.state:
             self._conclude(member, state, now)
+        else:
+            member.suspected_ns = 0  # borne out after all
+            if state == "stalled":
+                self._out.timers.set(("suspicion", node), member.lost_ns + self._limits.stalled_ms * NS_PER_MS)
 
     def _conclude(self, member: Member, state: State, now: Instant) -> None:
         if state == "dead" and self.minority():
@@ -374,11 +393,11 @@ class Membership(Voice):
     def postpone(self, now: Instant) -> None:
         """We were frozen: every suspicion begins anew, because nobody could have refuted it to us."""
         for member in self.all():
-            if member.state == "suspect":
+            if member.state == "suspect" or (member.state == "agent_down" and ("suspicion", member.node) in self._out.timers):
                 member.suspected_ns = now.boot_ns
                 self._wait_for(member)
             elif member.state == "stalled":
-                member.lost_ns = now.boot_ns
+                member.lost_ns, member.suspected_ns = now.boot_ns, 0
                 self._out.after(("suspicion", member.node), now, self._limits.stalled_ms)
 
     def heard_from(self, node: bytes, now: Instant) -> None:

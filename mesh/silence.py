@@ -11,6 +11,8 @@ from typing import Literal
 Evidence = Literal["silent", "mute", "refused"]
 Knock = Literal["silent", "mute", "refused", "spoke"]
 """What a TCP connection to the member's port met; ``spoke`` only if the member's own key answered."""
+SETTLED: Mapping[str, Evidence] = {"agent_down": "refused", "stalled": "mute"}
+"""States in which a member is probed on, and the evidence that bears each out."""
 
 
 def verdict(evidence: Mapping[bytes, str], needed: int) -> Literal["agent_down", "stalled", "dead"] | None:

@@ -46,6 +46,9 @@ class MemberTable:
         """Is it on ``own`` to check this accusation? The same few nodes are chosen everywhere (rendezvous hashing)."""
         # Who is suspected may be beyond the same cut; and one of those chosen may be the accuser.
         nodes = [own, *(m.node for m in self.all() if m.state == "alive" and m.node != accused)]
+        # In a cut about half of those chosen are beyond it, and not all of them suspected yet.
+        if any(m.state == "suspect" and m.node != accused for m in self.members.values()):
+            confirmers *= 2
         chosen = sorted(nodes, key=lambda node: hashlib.sha256(accused + node).digest())[: confirmers + 1]
         return own in chosen
 

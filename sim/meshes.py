@@ -108,6 +108,7 @@ class Meshes:
             (*((_bytes(r["claim"]), _bytes(r["certificate"])) for r in rows), *((d, b"") for d in departures)),
             tuple(_bytes(row["data"]) for row in entries),
             (self.hosts[0].address,) if seeds is None else seeds,
+            states=tuple(str(r["state"]) for r in rows),
             checkpoints=tuple(_bytes(row["bundle"]) for row in host.disk.rows("checkpoints")),
             forks=tuple((_bytes(row["first"]), _bytes(row["second"])) for row in host.disk.rows("forks")),
         )

@@ -22,6 +22,7 @@ MakeMesh = Callable[[int], Ours]
 KNOWN_S = 40.0
 """How long anything may take to be known; how fast it is, the benchmark measures."""
 HEAL_S = 30.0
+DOUBT_S = 4.0
 
 
 def pid(seat: Seat) -> int:
@@ -36,6 +37,18 @@ def wrongly_gone(mesh: Ours, since_ns: int, *names: str) -> list[str]:
         for sight in mesh.since(since_ns)
         if sight.state in GONE and sight.subject not in names and sight.observer not in names
     ]
+
+
+def doubted_s(mesh: Ours, since_ns: int) -> float:
+    """Seconds for which anyone was suspected by anyone, all views together."""
+    total, began = 0, {}
+    for sight in mesh.since(since_ns):
+        view = (sight.observer, sight.subject)
+        if sight.state == "suspect":
+            began.setdefault(view, sight.at_ns)
+        elif view in began:
+            total += sight.at_ns - began.pop(view)
+    return (total + sum(now_ns() - at_ns for at_ns in began.values())) / 1e9
 
 
 def everyone_says(mesh: Ours, name: str, words: frozenset[str]) -> Callable[[], bool]:
@@ -117,6 +130,8 @@ def test_one_way_loss_between_two_gives_nobody_up(make_mesh: MakeMesh) -> None:
     mesh.world.partition(mesh.seats["n1"].host, mesh.seats["n2"].host, one_way=True)
     time.sleep(8)
     assert wrongly_gone(mesh, began) == []
+    doubted = doubted_s(mesh, began)
+    assert doubted < DOUBT_S, "relays reach both, so a probe that fails directly must not become a suspicion again and again"
     mesh.world.heal()
     assert wait_for(mesh.whole, HEAL_S), mesh.strangers()
     assert wrongly_gone(mesh, began) == []

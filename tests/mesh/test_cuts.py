@@ -2,6 +2,8 @@
 
 import statistics
 
+import pytest
+
 from cloudisense.mesh.limits import LAN
 from cloudisense.sim.meshes import Host, Meshes
 
@@ -112,3 +114,70 @@ def test_one_that_hears_nobody_makes_nobody_dead() -> None:
     world.cut(others, [deaf], one_way=True)
     world.run(60)
     assert not accused(world, others)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_two_who_meet_different_silences_do_not_shout_each_other_down(seed: int) -> None:
+    """An agent is down; one node is cut off from its host and meets silence, the others are refused. Each says so once."""
+    world = together(10, seed)
+    victim, beyond = world[2], world[0]
+    world.kill(victim)
+    world.run(8)
+    world.cut([beyond], [victim])
+    before = world.network.bytes
+    world.run(40)
+    assert world.all_see(victim, "agent_down"), "one who cannot see the host does not overrule those who can"
+    assert (world.network.bytes - before) / 40 / len(world.hosts) < 2000  # B/s a node; 21 kB/s when they take each other's word away
+    world.network.heal()
+    world.start(victim)
+    assert world.seconds_until(world.whole, 5) < 1
+
+
+def test_the_witnesses_of_a_stopped_agent_may_die_too() -> None:
+    world = together(8)
+    victim, witnesses = world[2], world.hosts[3:5]
+    world.kill(victim)
+    assert world.run(3, lambda: world.all_see(victim, "agent_down"))
+    for host in (victim, *witnesses):
+        host.vanished = True
+    assert world.run(60, lambda: all(world.all_see(host, "dead") for host in (victim, *witnesses)))
+
+
+def test_a_host_that_died_and_booted_again_is_known_to_die_again() -> None:
+    """Only a link flaps: one that was really down and came back from a new boot is not held in suspicion when it goes for good."""
+    world = together(10)
+    victim = world[4]
+    for _ in range(3):
+        world.kill(victim)
+        victim.vanished = True
+        assert world.seconds_until(lambda: world.all_see(victim, "dead"), 60) < 6
+        world.run(5)
+        world.start(victim)
+        assert world.seconds_until(world.whole, 5) < 1
+        world.run(5)
+
+
+def test_a_cut_is_seen_in_time_although_some_had_died_and_come_back() -> None:
+    world = together(10)
+    for victim in world.hosts[3:6]:
+        victim.vanished = True
+        assert world.run(20, lambda v=victim: world.all_see(v, "dead"))
+        world.kill(victim)
+        world.start(victim)
+        assert world.run(5, world.whole)
+    left, right = world.hosts[:5], world.hosts[5:]
+    world.cut(left, right)
+    assert world.seconds_until(lambda: apart(world, left, right) and apart(world, right, left), 40) < 7
+
+
+def test_what_an_earlier_life_held_for_dead_has_not_flapped() -> None:
+    world = together(6)
+    sleeper, victim = world[1], world[4]
+    world.cut([sleeper], [h for h in world.hosts if h is not sleeper])
+    assert world.run(20, lambda: all(world.state(sleeper, h) in ("dead", "unreachable") for h in world.hosts if h is not sleeper))
+    world.kill(sleeper)
+    world.network.heal()
+    world.start(sleeper)
+    assert world.run(10, world.whole)
+    victim.vanished = True
+    assert world.seconds_until(lambda: world.state(sleeper, victim) == "dead", 40) < 6

@@ -80,3 +80,11 @@ def test_peace_forgives() -> None:
     flaps.failed(node, Instant(0, 0))
     assert flaps.hold_ms(node, Instant(999 * NS_PER_MS, 0)) == 100
     assert flaps.hold_ms(node, Instant(1000 * NS_PER_MS, 0)) == 0
+
+
+def test_a_new_boot_is_a_new_life() -> None:
+    flaps, node, now = Flaps(LIMITS), NODES[0], Instant(NS_PER_MS, 0)
+    flaps.failed(node, now)
+    flaps.rebooted(node)
+    flaps.rebooted(NODES[1])
+    assert flaps.hold_ms(node, now) == 0
