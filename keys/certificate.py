@@ -20,6 +20,8 @@ ROLES: tuple[Role, ...] = ("member", "voter", "actor", "issuer", "operator", "wi
 
 MAX_CERTIFICATE_BYTES = 4096
 MAX_LABELS = 16
+LABELS_CHARS = 640
+"""All labels together, names and values: so that a hello, which carries the certificate, fits one datagram (docs/wire.md)."""
 MAX_MS = 2**53
 """Times in milliseconds stay exact in JSON."""
 
@@ -57,18 +59,27 @@ class Certificate(msgspec.Struct, frozen=True, array_like=True):
 
 def _problem(certificate: Certificate) -> str | None:
     """The first thing wrong with its form, in words."""
-    keys = [key for key, _ in certificate.labels]
-    values = [value for _, value in certificate.labels]
     rules = (
         (len(certificate.node) == len(certificate.issuer) == NODE_ID_BYTES, "certificate: a key has 32 bytes"),
         (_NAME.fullmatch(certificate.name), "a node's name is 1 to 63 characters of a-z, 0-9 and -"),
         (certificate.roles and set(certificate.roles) <= set(ROLES), f"roles are some of: {' '.join(ROLES)}"),
         (len(set(certificate.roles)) == len(certificate.roles), "a role is given twice"),
+        (0 <= certificate.not_before_ms < certificate.not_after_ms <= MAX_MS, "certificate: it must end after it begins"),
+    )
+    wrong = next((words for holds, words in rules if not holds), None)
+    return wrong or labels_problem(certificate.labels)
+
+
+def labels_problem(labels: tuple[tuple[str, str], ...]) -> str | None:
+    """The first thing wrong with ``labels``, in words: a joiner asks before it asks an issuer."""
+    keys = [key for key, _ in labels]
+    values = [value for _, value in labels]
+    rules = (
         (len(keys) <= MAX_LABELS, f"at most {MAX_LABELS} labels"),
         (len(set(keys)) == len(keys), "a label is given twice"),
         (all(_LABEL_KEY.fullmatch(key) for key in keys), "a label's name is 1 to 63 characters of a-z, 0-9, _ . and -"),
         (all(_LABEL_VALUE.fullmatch(value) for value in values), "a label's value is at most 128 printable ASCII characters"),
-        (0 <= certificate.not_before_ms < certificate.not_after_ms <= MAX_MS, "certificate: it must end after it begins"),
+        (sum(map(len, (*keys, *values))) <= LABELS_CHARS, f"all labels together are at most {LABELS_CHARS} characters"),
     )
     return next((words for holds, words in rules if not holds), None)
 

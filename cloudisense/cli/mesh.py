@@ -119,6 +119,7 @@ def join(
     """Become a member of the mesh that made the invite."""
     from cloudisense.joining import default_name, describe
     from cloudisense.joining import join as join_mesh
+    from cloudisense.keys.certificate import labels_problem
     from cloudisense.keys.invite import parse_token
 
     if bool(token) == (file is not None):
@@ -128,6 +129,8 @@ def join(
             token = opened.read(MAX_TOKEN_FILE)
     home = home_of(state)
     labels = tuple(_label(text) for text in label or ())
+    if (problem := labels_problem(labels)) is not None:
+        raise ValueError(problem)
     parse_token(token)  # here too, so that a slip in copying leaves no folder behind
     text = _config_text(home, bind)
     home.lock()

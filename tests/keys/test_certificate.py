@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudisense.keys.certificate import MAX_CERTIFICATE_BYTES, MAX_LABELS, ROLES, Certificate, check_certificate, issue
+from cloudisense.keys.certificate import LABELS_CHARS, MAX_CERTIFICATE_BYTES, MAX_LABELS, ROLES, Certificate, check_certificate, issue
 from cloudisense.keys.encoding import pack
 from cloudisense.keys.envelope import seal
 from cloudisense.keys.errors import LocalProtocolError, RemoteProtocolError
@@ -40,12 +40,21 @@ def test_round_trip(name, roles, label_map):
     assert check(issue(MESH.issuer, MESH.mesh_id, made)) == made
 
 
+def largest() -> tuple[tuple[str, str], ...]:
+    """As many labels, and as many characters in them, as there may be."""
+    many = tuple((f"{number:02}" + "k" * 20, "v" * 18) for number in range(MAX_LABELS))
+    assert sum(len(key) + len(value) for key, value in many) == LABELS_CHARS
+    return many
+
+
 def test_the_largest_one_fits():
-    many = tuple((f"{number:02}" + "k" * 61, "v" * 128) for number in range(MAX_LABELS))
+    many = largest()
     made = certificate(name="n" * 63, roles=ROLES, labels=many)
     data = issue(MESH.issuer, MESH.mesh_id, made)
     assert len(data) <= MAX_CERTIFICATE_BYTES
     assert check(data) == made
+    with pytest.raises(ValueError, match="at most 640 characters"):
+        certificate(labels=(*many[1:], (many[0][0], many[0][1] + "v")))
 
 
 def test_every_flipped_bit_and_truncation_is_refused():
@@ -140,6 +149,7 @@ BAD = {
     "label twice": {"labels": (("zone", "a"), ("zone", "b"))},
     "bad label name": {"labels": (("Zone", "a"),)},
     "escape in a label": {"labels": (("zone", "\x1b[2J"),)},
+    "labels too long together": {"labels": tuple((f"k{n}", "v" * 128) for n in range(5))},
     "long label": {"labels": (("zone", "v" * 129),)},
     "ends before it begins": {"not_after_ms": WALL_MS - 1000},
     "negative time": {"not_before_ms": -1},

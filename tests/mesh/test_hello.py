@@ -7,13 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloudisense.keys.certificate import LABELS_CHARS, MAX_LABELS, ROLES, Certificate, issue
 from cloudisense.keys.encoding import pack
 from cloudisense.keys.envelope import seal
+from cloudisense.keys.identity import Identity
 from cloudisense.keys.session import OVERHEAD_BYTES, is_sealed
+from cloudisense.keys.testing import WALL_MS, issue_for_tests
 from cloudisense.mesh.effects import Send
 from cloudisense.mesh.hello import AMPLIFICATION, PREFIX, Greeter, Hello, HelloLimiter
 from cloudisense.mesh.instant import NS_PER_S, Instant
-from cloudisense.mesh.limits import Limits
+from cloudisense.mesh.limits import LAN, Limits
+from cloudisense.mesh.member import Alive
+from cloudisense.net.udp import MAX_DATAGRAM
 
 PER_SOURCE = 20
 FEW = Limits(hellos_per_source_s=PER_SOURCE, hellos_s=200)
@@ -221,3 +226,16 @@ def test_the_limiter_is_bounded_in_memory_and_in_what_it_lets_through(arrivals: 
         passed += limiter.allow(f"10.0.0.{source}", at(now_s))
         assert len(limiter._sources) <= limits.sources
     assert passed <= limits.hellos_s * (now_s - 100.0 + 1) + 1
+
+
+def test_the_longest_hello_fits_a_datagram() -> None:
+    """Names, address and labels as long as they may be; a certificate with more labels does not exist."""
+    mesh, node = issue_for_tests(1), Identity(b"n" * 32)
+    labels = tuple((f"{number:02}" + "k" * 20, "v" * 18) for number in range(MAX_LABELS))
+    with pytest.raises(ValueError, match=f"at most {LABELS_CHARS} characters"):
+        Certificate(node.id, "n", ("member",), (*labels[1:], ("k" * 23, "v" * 18)), 1, 2, mesh.issuer.id)
+    certificate = issue(mesh.issuer, mesh.mesh_id, Certificate(node.id, "n" * 63, ROLES, labels, WALL_MS, 2**53, mesh.issuer.id))
+    alive = Alive(node.id, "n" * 63, ":".join(["ffff"] * 8), 65535, 2**63 - 1, 2**63 - 1, bytes(32))
+    claim = seal(node, "alive", mesh.mesh_id, pack(alive))
+    hello = Greeter(node, mesh.mesh_id, bytes(32), LAN).hello(claim, certificate, STRANGE, node.id, bytes(16), ask=True)
+    assert len(hello) <= MAX_DATAGRAM

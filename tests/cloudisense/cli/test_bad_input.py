@@ -278,6 +278,13 @@ def test_a_label_that_is_none(command: Cli, state: Path, tmp_path: Path, label: 
     assert not (tmp_path / "b" / "identity.key").exists()
 
 
+def test_labels_that_are_too_much_together(command: Cli, state: Path, tmp_path: Path) -> None:
+    token = command("invite", "--state", state, "--address", "127.0.0.1:9", "--json").json["token"]
+    many = [word for number in range(6) for word in ("--label", f"k{number}={'v' * 128}")]
+    command("join", token, "--state", tmp_path / "b", *many).refused("all labels together are at most 640 characters")
+    assert not (tmp_path / "b").exists(), "and nobody was asked"
+
+
 def test_nobody_answers(command: Cli, state: Path, tmp_path: Path, port: Callable[[], int]) -> None:
     token = command("invite", "--state", state, "--address", f"127.0.0.1:{port()}", "--json").json["token"]
     command("join", token, "--state", tmp_path / "b").refused("no agent listens there")
