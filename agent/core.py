@@ -42,6 +42,11 @@ from cloudisense.mesh.instant import Instant
 from cloudisense.mesh.outbound import News
 
 ORPHAN_TURN_MS = 2_000
+MISBEHAVIOUR = {
+    "forked": "{} has signed two histories: it is believed no more; revoke it, and find out who else has its key",
+    "over quota": "{} says more than its share of everybody's disk: what is above it is not kept",
+    "cloned": "another host runs with the key of {}: nothing is granted here until one of them is stopped, and joined anew",
+}
 
 
 class Agent:
@@ -101,7 +106,7 @@ class Agent:
                 words = f"two nodes are called {name}: {node_text(node)[:12]} and {node_text(other)[:12]}; rename one by joining it anew"
                 self._requests.notify("name", "", words, node=name)
             case Misbehaved(node, what):
-                self._requests.notify("misbehaved", "", f"{self._speech.name_of(node)}: {what}", node=self._speech.name_of(node), what=what)
+                self._requests.notify("misbehaved", "", MISBEHAVIOUR[what].format(self._speech.name_of(node)), what=what)
                 if what == "forked":
                     self._coordinator.lost(node, now)
             case RosterChanged(number):

@@ -55,7 +55,7 @@ class Speech:
 
     def may_act(self, node: bytes) -> bool:
         """Does the mesh let this node act for others?"""
-        if node in self._mesh.forgers:
+        if node in self._mesh.forgers or self._mesh.cloned:
             return False
         if node == self._mesh.id:
             return True

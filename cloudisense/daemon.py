@@ -383,6 +383,7 @@ class Daemon:
                 "model_loads": self._planner.loads if self._planner is not None else 0,
                 "model_loaded": self._planner is not None and self._planner.loaded,
                 "incarnation": mesh.incarnation,
+                "cloned": mesh.cloned,
                 "dropped": dropped,
                 "state_bytes": self._store.state_bytes(),
                 "running": True,

@@ -196,6 +196,11 @@ class Mesh:
         self._membership.renewed(certificate, leaf)
 
     @property
+    def cloned(self) -> bool:
+        """Does another host run with our key?"""
+        return self._membership.cloned
+
+    @property
     def incarnation(self) -> int:
         """Our own."""
         return self._membership.incarnation

@@ -65,7 +65,7 @@ class NameConflict:
 
 @dataclass(frozen=True, slots=True)
 class Misbehaved:
-    """``node`` was caught: ``forked`` (proven, and final) or ``over quota`` (told once per start)."""
+    """``node`` was caught: ``forked`` (proven, and final), ``over quota`` or, only ourselves, ``cloned`` (told once per start)."""
 
     node: bytes
     what: str

@@ -10,9 +10,10 @@ from cloudisense.keys.errors import RemoteProtocolError, invariant
 from cloudisense.keys.session import SessionKey
 from cloudisense.mesh.address import reachable
 from cloudisense.mesh.authorship import Authorship
+from cloudisense.mesh.clone import Doubles
 from cloudisense.mesh.context import Context
 from cloudisense.mesh.effects import Address, Put
-from cloudisense.mesh.events import MemberChanged, NameConflict
+from cloudisense.mesh.events import MemberChanged, Misbehaved, NameConflict
 from cloudisense.mesh.flap import Flaps
 from cloudisense.mesh.instant import NS_PER_MS, Instant
 from cloudisense.mesh.member import (
@@ -57,6 +58,9 @@ class Membership(Voice):
         self.incarnation = context.stored.incarnation
         self.confirm: Callable[[bytes, Instant], None] = lambda node, now: None
         self.repair: Callable[[bytes], None] = lambda peer: None
+        self.cloned = False
+        """Another host runs with our key, proven in this boot. Two that are one must not act for anybody."""
+        self._doubles = Doubles()
         self.rows = MemberRows(context.out, context.limits)
         self._flaps = Flaps(context.limits)
         self._leaving = False
@@ -186,6 +190,9 @@ class Membership(Voice):
         """Peers hold a claim of ours that we forgot: our state was restored from an older copy. Claim above it."""
         if heard.incarnation > self.incarnation or (heard.incarnation == self.incarnation and claim != self.claim):
             self.check_alive(claim)
+            if heard.session_public != self._context.sessions.key.public and self._doubles.heard(now) and not self.cloned:
+                self.cloned = True
+                self._out.tell(Misbehaved(self._context.id, "cloned"))
             if self._out.once(("forgotten", heard.node), now, self._limits.probe_interval_ms):
                 self.incarnation = heard.incarnation
                 self._claim_anew(heard.node)
