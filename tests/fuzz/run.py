@@ -3,7 +3,7 @@
     make fuzz SECONDS=3600          an hour over all targets
     python tests/fuzz/run.py --seconds 600 mesh signed
 
-A crash, a hang of 5 s or more than 1 GiB ends a target with the input that did it, written to ``tests/fuzz/found``: mend it,
+A crash, a hang of 30 s or more than 1 GiB ends a target with the input that did it, written to ``tests/fuzz/found``: mend it,
 then move it to the target's corpus, which ``tests/fuzz/test_corpus.py`` replays without Atheris.
 """
 
@@ -50,7 +50,7 @@ def fuzz(target: str, seconds: int, seeds: list[bytes]) -> bool:
         for path in sorted(kept.glob("*")) if kept.is_dir() else []:
             shutil.copy(path, work)
         before = {path.name for path in work.iterdir()}
-        options = [f"-max_total_time={seconds}", "-timeout=5", "-rss_limit_mb=1024", "-max_len=4096", f"-artifact_prefix={found}/{target}-"]
+        options = [f"-max_total_time={seconds}", "-timeout=30", "-rss_limit_mb=1024", "-max_len=4096", f"-artifact_prefix={found}/{target}-"]
         command = [sys.executable, str(HERE / "run.py"), "--inside", target, "--", str(work), *options]
         done = subprocess.run(command, capture_output=True, text=True, check=False, errors="replace")
         lines = re.findall(r"^#(\d+)\s.*?cov: (\d+) ft: (\d+) corp: (\d+)/.*$", done.stderr, re.MULTILINE)
