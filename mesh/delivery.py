@@ -171,6 +171,8 @@ class Delivery:
         own = item_hash([self._context.id, self._membership.incarnation, False])
         total = self.feeds.durable_sum + self._membership.known_sum + own + item_hash(len(self._context.trust.chain))
         total += self._context.trust.revocations.sum()
+        # Who came later, or restarted since, holds nothing of a revoked key, and is to agree with who does.
+        total -= sum(self.feeds.sum_of(node) + self._membership.sum_of(node) for node in self._context.trust.roster.revoked)
         return (total % (1 << 64)).to_bytes(8, "big")
 
     def compare(self, peer: bytes, digest: bytes, now: Instant) -> None:
@@ -201,7 +203,7 @@ class Delivery:
             self._membership.send(peer, Rosters(self._context.trust.chain))
         for claims in _batches(self._claims_missing_at(peer, message), self._limits.bulk_bytes // 2):
             self._membership.send(peer, Claims(tuple(claims)))
-        missing: list[SignedClaim] = [(entry.data, b"") for entry in self.feeds.missing_at(message.vector)]
+        missing: list[SignedClaim] = [(entry.data, b"") for entry in self.feeds.missing_at(message.vector) if self._wanted_of(entry.node)]
         for batch in _batches(missing, self._limits.bulk_bytes // 2)[:1]:
             self._membership.send(peer, Push(tuple(data for data, _ in batch), answer=True))
         if message.reply:
@@ -211,6 +213,8 @@ class Delivery:
         theirs = {node: (incarnation, left) for node, incarnation, left in message.heads}
         claims: list[SignedClaim] = []
         for member in self._membership.all():
+            if not self._wanted_of(member.node):
+                continue
             incarnation, left = theirs.get(member.node, (0, False))
             if member.node != peer and incarnation < member.alive.incarnation:
                 claims.append((member.claim, member.certificate_data))
@@ -220,6 +224,10 @@ class Delivery:
             elif member.state != "alive":
                 claims += self._membership.accusations(member)
         return claims
+
+    def _wanted_of(self, node: bytes) -> bool:
+        """Nobody takes a word of a revoked key any more."""
+        return not self._context.trust.roster.is_revoked(node)
 
     def take_rosters(self, chain: tuple[bytes, ...], now: Instant) -> bool:
         """A roster chain came in, from a peer or from the operator. Raises ``RemoteProtocolError``. True when it is newer."""

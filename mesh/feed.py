@@ -99,6 +99,7 @@ class Feeds:
         self.count = 0
         self.durable_sum = 0
         """Sum over all entries on disk of the first eight bytes of their hashes; part of the digest."""
+        self._sums: dict[bytes, int] = {}
 
     def load(self, data: bytes) -> Entry:
         """Take in an entry of our own store, in order. ``RemoteProtocolError`` where the store has a hole: peers fill it."""
@@ -156,7 +157,13 @@ class Feeds:
             feed = self._feed(entry.reference)
             if entry.reference.number == feed.durable:
                 feed.durable += 1
-                self.durable_sum += int.from_bytes(entry.hash[:8], "big")
+                value = int.from_bytes(entry.hash[:8], "big")
+                self.durable_sum += value
+                self._sums[entry.node] = self._sums.get(entry.node, 0) + value
+
+    def sum_of(self, node: bytes) -> int:
+        """What the entries of ``node`` add to ``durable_sum``."""
+        return self._sums.get(node, 0)
 
     def accept(self, entry: Entry, previous: bytes) -> list[Entry]:
         """Add a verified entry of another node; returns all that it made complete, in order.
