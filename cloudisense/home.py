@@ -1,12 +1,13 @@
 """The state folder of one node: its keys, what its mesh gave it, and the lock that keeps a second agent out.
 
     identity.key  root.key  operator.key    Ed25519 seeds, 32 bytes, for this user only
+    identity-next.key                       while this node's key is being replaced
     agent.toml                              the configuration, written once and never again
     state.db                                everything durable that is not a secret key
     models/                                 language models
     agent.lock  agent.sock                  while an agent runs
 
-A folder belongs to one node of one mesh for good: nothing here overwrites a key.
+A folder belongs to one node of one mesh for good: nothing here overwrites a key, but for the node's own, once its successor is certified.
 """
 
 import fcntl
@@ -18,9 +19,11 @@ from pathlib import Path
 import platformdirs
 
 from cloudisense.keys import tls
-from cloudisense.keys.certificate import Certificate, Role, check_certificate, issue
+from cloudisense.keys.certificate import Certificate, Role, check_certificate, issue, read_certificate
 from cloudisense.keys.encoding import pack, unpack
+from cloudisense.keys.envelope import read_envelope
 from cloudisense.keys.errors import RemoteProtocolError
+from cloudisense.keys.handover import SUCCESSION, open_succession
 from cloudisense.keys.identity import Identity, node_text
 from cloudisense.keys.roster import Issuer, Roster, check_chain, mesh_id_of, sign_roster
 from cloudisense.mesh.effects import Put
@@ -31,6 +34,7 @@ DATABASE = "state.db"
 CONFIG = "agent.toml"
 KEY_BYTES = 32
 CHAIN_BYTES = 1 << 20
+NEXT_KEY = "identity-next.key"
 VALID_MS = 90 * 86_400_000
 """A certificate holds this long and is renewed at half of it (``renewal``); who must go sooner is revoked by key."""
 ANCHOR_MS = 10 * 365 * 86_400_000
@@ -39,6 +43,8 @@ BACKDATE_MS = 86_400_000
 """And begin a day early: the clocks of edge hosts differ."""
 PROMOTED = "roster_promoted"
 """Meta: the chain with a roster that the running agent signed itself, durable before it is told."""
+ROTATED = "rotated"
+"""Meta: what the issuer gave to this node's next key, from when it is durable until ``finish_rotation``."""
 OFFERED = "roster_offered"
 """Meta: a chain that a command hands to the running agent."""
 LEASE_MS = 15_000
@@ -132,6 +138,7 @@ class Home:
         finally:
             store.close()
         try:
+            meta |= _rotated(meta, identity.id)
             chain = _newest(meta)
             mesh_id = mesh_id_of(chain[0])
             roster = check_chain(chain, mesh_id)
@@ -163,6 +170,55 @@ class Home:
         if name == "identity" and not path.exists():
             raise ValueError(f"there is no node in {self.path}: run cloudisense init or join first, or name another --state")
         return read_key(path)
+
+    def next_key(self) -> Identity:
+        """The key that is to replace this node's: a new one, durable, or the one that an attempt left that did not end."""
+        path = self.path / NEXT_KEY
+        if not path.exists():
+            write_key(path, Identity(secrets.token_bytes(KEY_BYTES)))
+        return read_key(path)
+
+    def keep_rotation(self, certificate: bytes, leaf: bytes, chain: tuple[bytes, ...], claim: bytes) -> None:
+        """Make durable what an issuer gave to the next key; nothing of the present one changes."""
+        store = Store(self.database)
+        try:
+            store.put_meta(ROTATED, pack([certificate, leaf, pack(list(chain)), claim]))
+        finally:
+            store.close()
+
+    @property
+    def rotating(self) -> bool:
+        """Was a replacement of this node's key begun, and did it not end?"""
+        return (self.path / NEXT_KEY).exists()
+
+    def finish_rotation(self) -> bool:
+        """Go over to the next key, if an issuer has certified it; every crash on the way is mended by calling this again.
+
+        The key file first: until the state says otherwise, ``load`` takes the certificate that fits the key.
+        """
+        store = Store(self.database)
+        try:
+            meta = {row["key"]: bytes(row["value"]) for row in store.rows("meta")}
+            if not meta.get(ROTATED):
+                return False
+            if self.rotating and _rotated(meta, self.next_key().id):
+                (self.path / NEXT_KEY).rename(self.path / "identity.key")
+                sync_folder(self.path)
+            values = _rotated(meta, self.key("identity").id)
+            store.write(Put("meta", {"key": key, "value": value}) for key, value in {**values, ROTATED: b""}.items())
+            return bool(values)
+        finally:
+            store.close()
+
+    def replaced(self, member: Membership) -> tuple[tuple[bytes, bytes], ...]:
+        """(key, its successor) of the keys that were replaced, as far as this folder knows and no roster says so for good."""
+        store = Store.open_readonly(self.database)
+        try:
+            claims = unpack(store.get_meta("revocations") or pack([]), list[bytes], CHAIN_BYTES)
+        finally:
+            store.close()
+        found = [open_succession(claim, member.mesh_id) for claim in claims if read_envelope(claim).type == SUCCESSION]
+        return tuple((claim.node, claim.successor) for claim in found if not member.roster.is_revoked(claim.node))
 
     def found(self, name: str, config_text: str, now: Instant) -> Membership:
         """Begin a new mesh with this node as its founder, issuer and only voter."""
@@ -246,7 +302,12 @@ def write_key(path: Path, key: Identity) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames in ``path`` durable."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
     finally:
@@ -277,6 +338,19 @@ def _newest(meta: dict[str, bytes]) -> tuple[bytes, ...]:
     chain = tuple(unpack(meta["roster"], list[bytes], CHAIN_BYTES))
     promoted = tuple(unpack(meta[PROMOTED], list[bytes], CHAIN_BYTES)) if PROMOTED in meta else ()
     return promoted if promoted[: len(chain)] == chain else chain
+
+
+def _rotated(meta: dict[str, bytes], node: bytes) -> dict[str, bytes]:
+    """The rows of ``meta`` that belong to the key ``node``, if it is the one that replaced this node's a moment ago."""
+    if not meta.get(ROTATED):
+        return {}
+    certificate, leaf, chain, claim = unpack(meta[ROTATED], tuple[bytes, bytes, bytes, bytes], CHAIN_BYTES)
+    if read_certificate(certificate).node != node:
+        return {}
+    known = unpack(meta.get("revocations", pack([])), list[bytes], CHAIN_BYTES)
+    newer = len(unpack(chain, list[bytes], CHAIN_BYTES)) > len(_newest(meta))
+    values = {"certificate": certificate, "leaf": leaf, "revocations": pack([*(other for other in known if other != claim), claim])}
+    return values | ({"roster": chain} if newer else {})
 
 
 def mesh_text(mesh_id: bytes) -> str:

@@ -31,6 +31,8 @@ REQUEST_BYTES = 8192
 REPLY_BYTES = 1 << 20
 MAX_SEEDS = 16
 NAME_KEY = "name/"
+SUCCESSOR_KEY = "successor/"
+ROTATIONS_KEY = "rotations/"
 BUSY_ATTEMPTS = 5
 
 
@@ -157,6 +159,30 @@ class Issuer:
         )
         seeds = (self._address, *(m.address for m in members if m.present))[:MAX_SEEDS]
         return pack(JoinReply(certificate, leaf, member.chain, seeds))
+
+    def holder(self, name: str) -> bytes | None:
+        """The key to which this issuer gave ``name``, as far as it did."""
+        return self._names.get(name)
+
+    def succession(self, node: bytes) -> bytes:
+        """What this issuer said when it certified the successor of ``node``; empty when it did not."""
+        return self._store.get_meta(SUCCESSOR_KEY + node.hex()) or b""
+
+    def rotations(self, name: str) -> list[int]:
+        """When the node ``name`` replaced its key here, Unix milliseconds."""
+        return unpack(self._store.get_meta(ROTATIONS_KEY + name) or pack([]), list[int])
+
+    async def pass_on(self, name: str, node: bytes, successor: bytes, claim: bytes, times_ms: list[int]) -> None:
+        """The name belongs to ``successor`` now, at once; and durably, with our word about it, on return."""
+        before = self._names.get(name)
+        self._names[name] = successor
+        rows = {NAME_KEY + name: successor, SUCCESSOR_KEY + node.hex(): claim, ROTATIONS_KEY + name: pack(times_ms)}
+        try:
+            await asyncio.to_thread(self._store.write, [Put("meta", {"key": key, "value": value}) for key, value in rows.items()])
+        except BaseException:
+            self._names.pop(name)
+            self._names |= {name: before} if before is not None else {}
+            raise
 
     def _spend(self, request: JoinRequest, node: bytes, now: Instant) -> tuple[str, ...]:
         roles = self._store.spend_invite(request.secret, now.wall_ms)

@@ -14,6 +14,7 @@ from cloudisense.keys.envelope import open_envelope, read_envelope, seal
 from cloudisense.keys.errors import RemoteProtocolError
 from cloudisense.keys.roster import check_chain
 from cloudisense.keys.tls import node_of
+from cloudisense.mesh.address import address_text
 from cloudisense.mesh.effects import Address
 from cloudisense.net.streams import fetch_roster, send_renewal
 
@@ -78,22 +79,35 @@ def renew_own(member: Membership) -> RenewReply:
 
 async def ask(member: Membership, address: Address) -> RenewReply:
     """A new certificate from the issuer at ``address``, checked. ``ValueError``, one line, when there is none to be had there."""
+    leaf = await meet_issuer(member, address)
+    answer = await send_renewal(address, leaf, _request(member))
+    try:
+        reply = unpack(answer, RenewReply, REPLY_BYTES)
+        check_issued(member, member.identity.id, reply.certificate, reply.leaf, reply.chain)
+    except RemoteProtocolError as error:
+        raise ValueError(f"the issuer's answer at {address_text(address)} is not usable: {error.reason}") from None
+    return reply
+
+
+async def meet_issuer(member: Membership, address: Address) -> bytes:
+    """The TLS leaf that an issuer of our mesh shows at ``address``. ``ValueError`` when whoever is there is none."""
     server, leaf, chain = await fetch_roster(address)
-    shown = f"{address[0]}:{address[1]}"
     try:
         roster = check_chain(chain, member.mesh_id)
-        newest = roster if roster.number > member.roster.number else member.roster
-        if newest.issuer(server) is None or newest.is_revoked(server) or member.roster.is_revoked(server):
-            raise ValueError(f"{shown} is no issuer")
-        reply = unpack(await send_renewal(address, leaf, _request(member)), RenewReply, REPLY_BYTES)
-        newest = check_chain(reply.chain, member.mesh_id)
-        now = read_clock()
-        certificate = check_certificate(reply.certificate, newest, member.mesh_id, now.wall_ms, now.wall_trusted)
-        if (certificate.node, certificate.name) != (member.identity.id, member.name) or node_of(reply.leaf) != member.identity.id:
-            raise RemoteProtocolError("the certificate is for another node")
     except RemoteProtocolError as error:
-        raise ValueError(f"the issuer's answer at {shown} is not usable: {error.reason}") from None
-    return reply
+        raise ValueError(f"the issuer's answer at {address_text(address)} is not usable: {error.reason}") from None
+    newest = roster if roster.number > member.roster.number else member.roster
+    if newest.issuer(server) is None or newest.is_revoked(server) or member.roster.is_revoked(server):
+        raise ValueError(f"{address_text(address)} is no issuer")
+    return leaf
+
+
+def check_issued(member: Membership, node: bytes, certificate: bytes, leaf: bytes, chain: tuple[bytes, ...]) -> None:
+    """What an issuer gave must be for the key ``node`` under our name, and hold. Raises ``RemoteProtocolError``."""
+    now = read_clock()
+    given = check_certificate(certificate, check_chain(chain, member.mesh_id), member.mesh_id, now.wall_ms, now.wall_trusted)
+    if (given.node, given.name) != (node, member.name) or node_of(leaf) != node:
+        raise RemoteProtocolError("the certificate is for another node")
 
 
 def _request(member: Membership) -> bytes:

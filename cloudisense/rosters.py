@@ -150,6 +150,16 @@ def find_node(home: Home, text: str) -> bytes:
     raise ValueError(f"{text!r} is more than one node; give its whole id")
 
 
+def present_nodes(home: Home) -> list[bytes]:
+    """The members that this folder knows and that have not left, and this node."""
+    store = Store.open_readonly(home.database)
+    try:
+        rows = store.rows("members", order_by=("node",))
+    finally:
+        store.close()
+    return [home.load().identity.id, *(bytes(row["node"]) for row in rows if row["state"] not in ("left", "forgotten"))]
+
+
 def move_offline(home: Home, target: Path) -> list[Path]:
     """Move the root keys of this folder to ``target``, a folder elsewhere or a new file; where they are now."""
     member = home.load()

@@ -15,16 +15,18 @@ from cloudisense.clock import read_clock
 from cloudisense.home import CHAIN_BYTES, OFFERED, PROMOTED, Home, Membership
 from cloudisense.joining import Issuer
 from cloudisense.keys.encoding import pack, unpack
+from cloudisense.keys.envelope import read_envelope
 from cloudisense.keys.errors import RemoteProtocolError
 from cloudisense.keys.identity import node_text
 from cloudisense.keys.roster import Roster, read_roster, sign_roster
-from cloudisense.keys.succession import with_voters
+from cloudisense.keys.succession import settling, with_voters
 from cloudisense.keys.tls import private_pem
 from cloudisense.mesh.effects import Address
 from cloudisense.mesh.instant import Instant
 from cloudisense.mesh.voters import next_voters, tolerates
 from cloudisense.net.streams import StreamClient, StreamServer, TlsOwn
-from cloudisense.renewal import RenewReply, ask, days_left, due, renew, renew_own
+from cloudisense.renewal import REQUEST_BYTES, RenewReply, ask, days_left, due, renew, renew_own
+from cloudisense.rotation import ROTATE, answer
 from cloudisense.store import Store
 
 TICK_S = 1.0
@@ -34,6 +36,8 @@ RENEW_SPREAD_S = 30
 MAX_ADDRESSES = 16
 DURABLE_TRIES = 150
 DURABLE_WAIT_S = 0.02
+SETTLE_AT = 8
+"""Replaced keys that cost nobody a vote are left to their claims until there are so many: each roster lengthens the chain for ever."""
 
 Do = Callable[[Callable[[Instant], None]], None]
 
@@ -46,7 +50,7 @@ class Standing:
         self._home, self._store, self._most, self._do = home, store, voters, do
         self._seen = -1
         self._renew_at_s = 0.0
-        self._no_root_for: int | None = None
+        self._no_root_for: tuple[object, ...] = ()
 
     def bind(self, node: Node, issuer: Issuer, server: StreamServer, client: StreamClient) -> None:
         """Whom to keep in step."""
@@ -69,11 +73,15 @@ class Standing:
             "voters": [node_text(voter) for voter in member.roster.voters],
             "tolerates": tolerates(len(member.roster.voters)),
             "certificate_days": days_left(member.certificate, read_clock().wall_ms),
+            "attention": attention(self._home, member.roster, self._node.mesh.replaced),
         }
 
     async def renewal(self, body: bytes) -> bytes:
-        """Answer a member that wants a new certificate."""
-        return renew(self.member, body)
+        """Answer a member that wants a new certificate, for its key or for the one that replaces it."""
+        if read_envelope(body, REQUEST_BYTES).type != ROTATE:
+            return renew(self.member, body)
+        mesh = self._node.mesh
+        return await answer(self._issuer, read_roster(mesh.roster_chain[-1]), dict(mesh.replaced), list(mesh.members), body, self.revoke)
 
     async def upkeep(self) -> None:
         """Until it is cancelled: renew our certificate when it is due, make voters where the root key lies."""
@@ -137,20 +145,33 @@ class Standing:
         mesh, member = self._node.mesh, self.member
         signed = read_roster(mesh.roster_chain[-1])
         nodes = 1 + sum(other.state != "left" for other in mesh.members.values())
-        if signed.issuers[0].key != member.identity.id or signed.threshold != 1 or self._no_root_for == nodes:
+        if signed.issuers[0].key != member.identity.id or signed.threshold != 1 or self._no_root_for == (nodes, mesh.replaced):
             return
-        voters = next_voters(mesh.roster, nodes, self._candidates(), self._most)
-        if voters is None:
+        roster = self._settled(signed) or self._with_more_voters(signed, nodes)
+        if roster is None:
             return
         keys = await asyncio.to_thread(self._home.roots, signed)
         if not keys:
-            self._no_root_for = nodes
+            self._no_root_for = (nodes, mesh.replaced)
             return
-        roster = with_voters(signed, voters)
         chain = (*mesh.roster_chain, sign_roster(roster, member.mesh_id, next(iter(keys.values()))))
         # Durable before anybody hears of it: after a crash this node must not sign another roster of this number.
         await asyncio.to_thread(self._store.put_meta, PROMOTED, pack(list(chain)))
         self._take(chain)
+
+    def _settled(self, signed: Roster) -> Roster | None:
+        """The next roster, if a voter has replaced its key, or enough others have."""
+        replaced = self._node.mesh.replaced
+        if len(replaced) < SETTLE_AT and not any(node in signed.voters for node, _ in replaced):
+            return None
+        try:
+            return settling(signed, replaced, [m.node for m in self._node.mesh.members.values() if m.state == "alive"])
+        except ValueError:
+            return None  # the successor has not come up yet
+
+    def _with_more_voters(self, signed: Roster, nodes: int) -> Roster | None:
+        voters = next_voters(self._node.mesh.roster, nodes, self._candidates(), self._most)
+        return with_voters(signed, voters) if voters is not None else None
 
     def _candidates(self) -> list[bytes]:
         members = [m for m in self._node.mesh.members.values() if m.state == "alive" and {"member", "voter"} & set(m.certificate.roles)]
@@ -198,4 +219,15 @@ def offline_status(home: Home) -> dict[str, Any]:
         "roster": member.roster.number,
         "tolerates": tolerates(len(member.roster.voters)),
         "certificate_days": days_left(member.certificate, read_clock().wall_ms),
+        "attention": attention(home, member.roster, home.replaced(member)),
     }
+
+
+def attention(home: Home, roster: Roster, replaced: tuple[tuple[bytes, bytes], ...]) -> list[str]:
+    """What somebody has to do about this node's standing, a line each."""
+    lines: list[str] = []
+    if home.rotating:
+        lines.append("the replacement of this node's key did not end: stop the agent and run cloudisense rotate-key again")
+    if any(node in roster.voters for node, _ in replaced):
+        lines.append("a voter replaced its key, and its vote waits: where the root key is at hand, run cloudisense roster settle")
+    return lines

@@ -4,7 +4,7 @@ A draft is a file that travels: the whole chain with the candidate behind it, si
 Whoever signs sees from the file alone which mesh it is, what holds now and what would change.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -37,6 +37,32 @@ def revoking(current: Roster, key: NodeId) -> Roster:
         raise ValueError(f"it is the only {'issuer' if not issuers else 'voter'} of the mesh; promote another node first")
     operators = tuple(operator for operator in current.operators if operator != key)
     return _next(current, voters, issuers=issuers, operators=operators, revoked=(*current.revoked, key))
+
+
+def settling(current: Roster, replaced: Sequence[tuple[NodeId, NodeId]], known: Collection[NodeId]) -> Roster:
+    """Keys that were replaced are revoked for good, and their votes go to their successors (``keys.handover``).
+
+    A voter's vote moves only to a successor that is ``known``, a member; until then its old key stays as it is. ``ValueError``
+    when there is nothing to settle.
+    """
+    heirs = dict(replaced)
+    voters: list[NodeId] = []
+    settled = {node for node in heirs if node not in current.voters and not current.is_revoked(node)}
+    for voter in current.voters:
+        heir = voter
+        for _ in heirs:  # a chain of them, which two keys in one hand could close to a ring
+            heir = heirs.get(heir, heir)
+        if heir == voter or heir in heirs or heir not in known or current.is_revoked(heir):
+            voters.append(voter)
+            continue
+        settled.add(voter)
+        if heir not in (*current.voters, *voters):
+            voters.append(heir)
+    settled -= {issuer.key for issuer in current.issuers} | {*current.roots}
+    if not settled:
+        raise ValueError("no key was replaced that could be settled now")
+    operators = tuple(operator for operator in current.operators if operator not in settled)
+    return _next(current, tuple(voters), operators=operators, revoked=(*current.revoked, *sorted(settled)))
 
 
 def with_voters(current: Roster, voters: Sequence[NodeId]) -> Roster:

@@ -188,8 +188,13 @@ class Mesh:
         return self._trust.version
 
     def revoke(self, claim: bytes, now: Instant) -> bool:
-        """An operator's quick revocation; true when it is new. Raises ``RemoteProtocolError``."""
+        """An operator's quick revocation, or a succession; true when it is new. Raises ``RemoteProtocolError``."""
         return self._membership.revoke(claim, now)
+
+    @property
+    def replaced(self) -> tuple[tuple[bytes, bytes], ...]:
+        """(key, its successor) of the keys that were replaced and are not in a roster's list of the revoked yet."""
+        return self._trust.revocations.replaced()
 
     def renewed(self, certificate: bytes, leaf: bytes) -> None:
         """Our certificate and TLS leaf are new ones, of the same key and name."""

@@ -225,6 +225,9 @@ class Delivery:
         own = item_hash([self._context.id, self._membership.incarnation, False])
         total = self.feeds.durable_sum + self._membership.known_sum + own + item_hash(len(self._context.trust.chain))
         total += self._context.trust.revocations.sum() + self.forgers.known_sum
+        # Who came later, or restarted since, holds nothing of a revoked key, and is to agree with who does.
+        revoked = self._context.trust.roster.revoked
+        total -= sum(self.feeds.sum_of(node) + self._membership.sum_of(node) + self.forgers.sum_of(node) for node in revoked)
         return (total % (1 << 64)).to_bytes(8, "big")
 
     def compare(self, peer: bytes, digest: bytes, now: Instant) -> None:
@@ -256,13 +259,13 @@ class Delivery:
             self._membership.send(peer, Rosters(self._context.trust.chain))
         for claims in _batches(self._claims_missing_at(peer, message), self._limits.bulk_bytes // 2):
             self._membership.send(peer, Claims(tuple(claims)))
-        proofs = [proof for node, proof in sorted(self.forgers.proofs.items()) if node not in message.forgers]
+        proofs = [p for node, p in sorted(self.forgers.proofs.items()) if node not in message.forgers and self._wanted_of(node)]
         for start in range(0, len(proofs), ITEMS_PER_MESSAGE):
             self._membership.send(peer, Forks(tuple(proofs[start : start + ITEMS_PER_MESSAGE])))
-        bundles = self.pruner.missing_at(message.bases)
+        bundles = [bundle for node, bundle in self.pruner.missing_at(message.bases) if self._wanted_of(node)]
         for start in range(0, len(bundles), ITEMS_PER_MESSAGE):
             self._membership.send(peer, Bundles(tuple(bundles[start : start + ITEMS_PER_MESSAGE])))
-        missing = [entry.data for entry in self.feeds.missing_at(message.vector, message.bases)]
+        missing = [entry.data for entry in self.feeds.missing_at(message.vector, message.bases) if self._wanted_of(entry.node)]
         for batch in batches(missing, self._limits)[: self._limits.pulled_messages]:
             self._membership.send(peer, Push(batch, answer=True))
         if message.reply:
@@ -272,6 +275,8 @@ class Delivery:
         theirs = {node: (incarnation, left) for node, incarnation, left in message.heads}
         claims: list[SignedClaim] = []
         for member in self._membership.all():
+            if not self._wanted_of(member.node):
+                continue
             incarnation, left = theirs.get(member.node, (0, False))
             if member.node != peer and incarnation < member.alive.incarnation:
                 claims.append((member.claim, member.certificate_data))
@@ -281,6 +286,10 @@ class Delivery:
             elif member.state != "alive":
                 claims += self._membership.accusations(member)
         return claims
+
+    def _wanted_of(self, node: bytes) -> bool:
+        """Nobody takes a word of a revoked key any more."""
+        return not self._context.trust.roster.is_revoked(node)
 
     def take_rosters(self, chain: tuple[bytes, ...], now: Instant) -> bool:
         """A roster chain came in, from a peer or from the operator. Raises ``RemoteProtocolError``. True when it is newer."""

@@ -124,6 +124,7 @@ class Feeds:
         self._sizes: Counter[bytes] = Counter()
         self.durable_sum = 0
         """Sum over all entries on disk of the first eight bytes of their hashes, and of the checkpoints; part of the digest."""
+        self._sums: Counter[bytes] = Counter()
 
     def load(self, data: bytes) -> Entry:
         """Take in an entry of our own store, in order. ``RemoteProtocolError`` where the store has a hole: peers fill it."""
@@ -188,7 +189,11 @@ class Feeds:
             feed = self._feeds.get((entry.node, entry.reference.generation))
             if feed is not None and entry.reference.number == feed.durable:
                 feed.durable += 1
-                self._sum(entry, 1)
+                self._sum(entry.node, _value(entry))
+
+    def sum_of(self, node: bytes) -> int:
+        """What the history of ``node`` adds to ``durable_sum``."""
+        return self._sums[node] if node not in self._shut else 0
 
     def accept(self, entry: Entry, previous: bytes) -> list[Entry]:
         """Add a verified entry of another node; returns all that it made complete, in order.
@@ -302,7 +307,7 @@ class Feeds:
                 dropped.append(entry)
                 self._resize(entry, -1)
                 if entry.reference.number < feed.durable:
-                    self._sum(entry, -1)
+                    self._sum(node, -_value(entry))
             for number in [number for number in feed.orphans if old or number < below]:
                 self._resize(feed.orphans.pop(number)[0], -1)
             if old:
@@ -314,8 +319,7 @@ class Feeds:
         feed.durable = max(feed.durable, feed.base)
         feed.quota.size = sum(len(entry.data) for entry in feed.entries)
         self._bases[node] = checkpoint
-        if node not in self._shut:
-            self.durable_sum += _weight(checkpoint) - (_weight(before) if before is not None else 0)
+        self._sum(node, _weight(checkpoint) - (_weight(before) if before is not None else 0))
         return dropped, self._join_up(feed)
 
     # -- forgers -------------------------------------------------------------------------------------------------------
@@ -323,11 +327,7 @@ class Feeds:
     def shut(self, node: bytes) -> None:
         """``node`` has forked: keep what is here as evidence, and neither spread it nor count it as known."""
         if node not in self._shut:
-            for entry in self.of(node):
-                if self.is_durable(entry.reference):
-                    self._sum(entry, -1)
-            if (checkpoint := self._bases.get(node)) is not None:
-                self.durable_sum -= _weight(checkpoint)
+            self.durable_sum -= self._sums[node]
             self._shut.add(node)
 
     def _open(self) -> list[tuple[tuple[bytes, int], _Feed]]:
@@ -342,12 +342,17 @@ class Feeds:
         self.size += sign * len(entry.data)
         self._sizes[entry.node] += sign * len(entry.data)
 
-    def _sum(self, entry: Entry, sign: int) -> None:
-        if entry.node not in self._shut:
-            self.durable_sum += sign * int.from_bytes(entry.hash[:8], "big")
+    def _sum(self, node: bytes, value: int) -> None:
+        self._sums[node] += value
+        if node not in self._shut:
+            self.durable_sum += value
 
     def _feed(self, reference: Reference) -> _Feed:
         return self._feeds.setdefault((reference.node, reference.generation), _Feed())
+
+
+def _value(entry: Entry) -> int:
+    return int.from_bytes(entry.hash[:8], "big")
 
 
 def _weight(checkpoint: Checkpoint) -> int:

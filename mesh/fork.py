@@ -56,9 +56,13 @@ class Forgers:
         self._context.out.persist((Put("forks", row),), lambda later: self._spread(proof))
         self._context.out.tell(Misbehaved(node, "forked"))
 
+    def sum_of(self, node: bytes) -> int:
+        """What the proof against ``node`` adds to ``known_sum``."""
+        return item_hash(["fork", node]) if node in self.proofs else 0
+
     def _convict(self, node: bytes, proof: ForkProof) -> None:
         self.proofs[node] = proof
-        self.known_sum += item_hash(["fork", node])
+        self.known_sum += self.sum_of(node)
         self._feeds.shut(node)
 
     def _spread(self, proof: ForkProof) -> None:

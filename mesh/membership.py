@@ -137,7 +137,7 @@ class Membership(Voice):
                 self._take_departure(unpack(body, Restarting, self._limits.claim_bytes), kind, claim[0], now)
             case "forgotten":
                 self._take_forgotten(unpack(body, Forgotten, self._limits.claim_bytes), claim[0], now)
-            case "revocation":
+            case "revocation" | "succession":
                 self.revoke(claim[0], now)
             case _:
                 raise RemoteProtocolError("unknown claim")
@@ -447,7 +447,7 @@ class Membership(Voice):
     # -- the roster ----------------------------------------------------------------------------------------------------
 
     def revoke(self, claim: bytes, now: Instant) -> bool:
-        """An operator revokes a key for seven days; true when that is new. Raises ``RemoteProtocolError``."""
+        """An operator revokes a key for seven days, or it was replaced; true when that is new. Raises ``RemoteProtocolError``."""
         trust = self._context.trust
         if not trust.revoke(claim, now):
             return False

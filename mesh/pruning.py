@@ -160,11 +160,11 @@ class Pruner:
             bundle = Bundle(bundle.statement, (*bundle.cosigned, data))
         self._install(checkpoint, bundle, now, lambda _: None)
 
-    def missing_at(self, bases: tuple[tuple[bytes, int, int], ...]) -> list[Bundle]:
-        """Bundles that the sender of ``bases`` lacks."""
+    def missing_at(self, bases: tuple[tuple[bytes, int, int], ...]) -> list[tuple[bytes, Bundle]]:
+        """Whose checkpoints the sender of ``bases`` lacks, and the bundles."""
         theirs = {node: (generation, number) for node, generation, number in bases}
         nodes = [node for node in sorted(self.bundles) if node not in self._forgers]
-        return [self.bundles[node] for node in nodes if theirs.get(node, (0, 0)) < self._feeds.place(node)]
+        return [(node, self.bundles[node]) for node in nodes if theirs.get(node, (0, 0)) < self._feeds.place(node)]
 
     def bases(self) -> tuple[tuple[bytes, int, int], ...]:
         """Where the histories that do not begin at the beginning begin here, sorted."""

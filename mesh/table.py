@@ -62,6 +62,10 @@ class MemberTable:
         self.known_sum += value - self._summed.get(member.node, 0)
         self._summed[member.node] = value
 
+    def sum_of(self, node: bytes) -> int:
+        """What ``node`` adds to ``known_sum``."""
+        return self._summed.get(node, 0)
+
 
 def item_hash(item: object) -> int:
     """Eight bytes for a digest that is a sum, so that it can be kept up instead of being computed anew."""

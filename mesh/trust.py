@@ -6,7 +6,7 @@
 import msgspec
 
 from cloudisense.keys.errors import Refused, RemoteProtocolError
-from cloudisense.keys.roster import Roster, check_chain, mesh_id_of, newer
+from cloudisense.keys.roster import Roster, check_chain, mesh_id_of, newer, read_roster
 from cloudisense.mesh.instant import Instant
 from cloudisense.mesh.revocation import Revocations
 
@@ -22,6 +22,7 @@ class Trust:
         self.signed: Roster = check_chain(chain, self.mesh_id)
         self.roster: Roster = self.signed
         self.revocations = Revocations()
+        self._issuers = _issuers_of(chain)
         self.version = 0
         """Rises whenever ``roster`` changes."""
 
@@ -44,12 +45,13 @@ class Trust:
                 raise RemoteProtocolError("roster number does not rise")
             roster = following
         self.signed = roster
+        self._issuers |= _issuers_of(chain[len(self.chain) :])
         self.chain = chain
         return True
 
     def revoke(self, claim: bytes, now: Instant) -> bool:
-        """Learn an operator's revocation; true when it is new. Raises ``RemoteProtocolError``."""
-        return self.revocations.take(claim, self.signed, self.mesh_id, now)
+        """Learn an operator's revocation, or that a key was replaced; true when it is new. Raises ``RemoteProtocolError``."""
+        return self.revocations.take(claim, self.signed, self.mesh_id, now, self._issuers)
 
     def refresh(self, now: Instant) -> bool:
         """Bring ``roster`` up to date; true when it changed."""
@@ -60,3 +62,7 @@ class Trust:
         self.roster = roster
         self.version += 1
         return True
+
+
+def _issuers_of(chain: tuple[bytes, ...]) -> frozenset[bytes]:
+    return frozenset(issuer.key for data in chain for issuer in read_roster(data).issuers)

@@ -28,7 +28,7 @@ UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    for command in (init, invite, join, up, note, leave):
+    for command in (init, invite, join, up, rotate_key, note, leave):
         app.command()(command)
 
 
@@ -156,6 +156,9 @@ def up(
 
     home.load()
     home.lock()
+    home.finish_rotation()
+    if home.rotating:
+        _tell("the replacement of this node's key did not end: if its peers refuse it, stop it and run cloudisense rotate-key again")
     model = find_model(settings.model, (home.models, default_state() / "models")) if "llm" in settings.agent.planners else None
     daemon = Daemon(home, settings, model, _say_json if as_json else _say)
 
@@ -166,6 +169,25 @@ def up(
             _tell(f"up on {address_text(address)}" + (f", model {model.name}" if model else ", no model"))
 
     asyncio.run(daemon.run(ready))
+
+
+def rotate_key(state: State = None, as_json: Json = False) -> None:
+    """Give this node a new identity key.
+
+    Stop its agent first; an issuer has to be up. Run it again if it was interrupted.
+    """
+    from cloudisense.rotation import rotate
+
+    home = home_of(state)
+    old = home.load()
+    home.lock()
+    member = asyncio.run(rotate(home))
+    if as_json:
+        print_json({"id": node_text(member.identity.id), "name": member.name, "replaced": node_text(old.identity.id)})
+    else:
+        print(
+            f"{member.name} is {node_text(member.identity.id)[:12]} now; the old key is out everywhere; next: cloudisense up{_flag(state)}"
+        )
 
 
 def note(text: Annotated[str, typer.Argument(help="One line.")], state: State = None, as_json: Json = False) -> None:

@@ -18,6 +18,7 @@ from cloudisense.rosters import (
     move_offline,
     new_roots,
     own_anchor,
+    present_nodes,
     propose,
     read_anchor,
     read_file,
@@ -40,6 +41,7 @@ def register(parent: typer.Typer) -> None:
         ("revoke", revoke),
         ("promote", promote),
         ("anchor", anchor),
+        ("settle", settle),
         ("offline", offline),
         ("sign", sign),
         ("apply", apply),
@@ -102,6 +104,15 @@ def promote(
     if key in home_of(state).load().roster.voters:
         raise ValueError(f"{node} has a vote already")
     _change(state, lambda roster: with_voters(roster, (*roster.voters, key)), root, out, as_json)
+
+
+def settle(root: Roots = None, out: Out = None, state: State = None, as_json: Json = False) -> None:
+    """Revoke replaced keys for good, and give their votes to their successors."""
+    from cloudisense.keys.succession import settling
+
+    home = home_of(state)
+    replaced, known = home.replaced(home.load()), present_nodes(home)
+    _change(state, lambda roster: settling(roster, replaced, known), root, out, as_json)
 
 
 def anchor(path: Annotated[Path, typer.Argument(metavar="PATH", help="A new file.")], state: State = None) -> None:

@@ -45,11 +45,11 @@ def status(state: State = None, as_json: Json = False) -> None:
         print_json(found)
         return
     print(f"{found['name']}  {'up' if found['running'] else 'DOWN: no agent runs in ' + str(home.path)}")
-    keys = "id mesh_id address members roster epoch voters tolerates certificate_days mode model dropped state_bytes"
+    keys = "id mesh_id address members roster epoch voters tolerates certificate_days attention mode model dropped state_bytes"
     for key in keys.split():
         if key in found:
             value = found[key]
-            print(f"  {key:<16} {', '.join(value) if isinstance(value, list) else value if value not in (None, {}) else 'none'}")
+            print(f"  {key:<16} {', '.join(value) or 'none' if isinstance(value, list) else value if value not in (None, {}) else 'none'}")
 
 
 def members(state: State = None, as_json: Json = False) -> None:
@@ -59,8 +59,15 @@ def members(state: State = None, as_json: Json = False) -> None:
     home = home_of(state)
     own = home.load()
     live = asyncio.run(ask(home.socket, "status"))
+    out = {*own.roster.revoked, *(node for node, _ in home.replaced(own))}
     rows = [
-        _member(row["node"], read_envelope(row["claim"]).body, row["certificate"], row["state"], row["since_ms"])
+        _member(
+            row["node"],
+            read_envelope(row["claim"]).body,
+            row["certificate"],
+            "left" if row["node"] in out else row["state"],
+            row["since_ms"],
+        )
         for row in _rows(home, "members", ("node",))
         if row["state"] != "forgotten"
     ]
@@ -79,6 +86,9 @@ def members(state: State = None, as_json: Json = False) -> None:
     for node in sorted(forged):
         for row in (row for row in [me, *rows] if row["id"] == node_text(node)):
             row["forked"] = True
+    # A key that was replaced, or whose node was let in anew, has lost its name to the one that has rights.
+    names = {own.name, *(row["name"] for row in rows if parse_node_text(row["id"]) not in out)}
+    rows = [row for row in rows if parse_node_text(row["id"]) not in out or row["name"] not in names]
     rows = _distinct([me | {"begins_ms": certificate.not_before_ms}, *rows])
     if as_json:
         print_json(rows)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -197,6 +198,51 @@ def test_three_agents_promote_revoke_and_never_go_back(fleet: Fleet) -> None:
     time.sleep(1)
     assert fleet.states("b")["c"] == "left"
     assert not any("Traceback" in fleet.log(name) for name in "abc")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_node_replaces_its_key_and_keeps_name_and_vote_and_a_thief_of_the_old_one_gets_nothing(fleet: Fleet, tmp_path: Path) -> None:
+    fleet.up("a")
+    fleet.join("b", "c")
+    fleet.up("b", "c")
+    until(lambda: all(fleet.status(name)["tolerates"] == "1 of 3 voters may die" for name in "abc"))
+    until(lambda: all("voter" in roles for roles in fleet.roles("a")))
+    assert "in use by another agent" in run("rotate-key", "--state", fleet["b"], code=1)
+    fleet.down("b")
+    shutil.copytree(fleet["b"], fleet["stolen"])
+    config = fleet["stolen"] / "agent.toml"
+    config.write_text(config.read_text().replace(fleet.address("b"), fleet.address("stolen")))
+    done = run_json("rotate-key", "--state", fleet["b"])
+    fleet.up("b")
+
+    def seen(by: str, name: str) -> list[tuple[str, str]]:
+        return [(row["id"], row["state"]) for row in run_json("members", "--state", fleet[by]) if row["name"].startswith(name)]
+
+    until(lambda: all(seen(by, "b") == [(done["id"], "alive")] for by in "abc"))
+    # The root key lies at a: the vote moved, and the old key is out for good.
+    until(lambda: all(done["id"] in fleet.status(by)["voters"] and not fleet.status(by)["attention"] for by in "abc"))
+    shown = run_json("roster", "show", "--state", fleet["c"])
+    assert done["replaced"] in shown["revoked"] and done["replaced"] not in shown["voters"] and len(shown["voters"]) == 3
+    # Who stole the old key gets neither a certificate nor a word in.
+    assert "replaced already" in run("rotate-key", "--state", fleet["stolen"], code=1)
+    assert not bulk(fleet["stolen"], fleet["c"], fleet.ports["c"]) and bulk(fleet["b"], fleet["c"], fleet.ports["c"])
+    fleet.up("stolen")
+    until(lambda: fleet.status("c")["dropped"].get("revoked key", 0) > 0)
+    assert seen("c", "b") == [(done["id"], "alive")]
+    fleet.down("stolen")
+
+    # Once more, with the root key away: the vote waits, status says for what, and one command settles it.
+    run("roster", "offline", tmp_path / "root", "--state", fleet["a"])
+    fleet.down("c")
+    again = run_json("rotate-key", "--state", fleet["c"])
+    fleet.up("c")
+    until(lambda: all("roster settle" in " ".join(fleet.status(by)["attention"]) for by in "abc"))
+    assert "signatures are needed" in run("roster", "settle", "--state", fleet["a"], code=1)
+    assert run_json("roster", "settle", "--root", tmp_path / "root", "--state", fleet["a"])["applied"]
+    until(lambda: all(again["id"] in fleet.status(by)["voters"] and not fleet.status(by)["attention"] for by in "abc"))
+    assert all(seen(by, "c") == [(again["id"], "alive")] for by in "abc")
+    assert not any("Traceback" in fleet.log(name) for name in ("a", "b", "c", "stolen"))
 
 
 @pytest.mark.timeout(120)

@@ -50,7 +50,13 @@ def fuzz(target: str, seconds: int, seeds: list[bytes]) -> bool:
         for path in sorted(kept.glob("*")) if kept.is_dir() else []:
             shutil.copy(path, work)
         before = {path.name for path in work.iterdir()}
-        options = [f"-max_total_time={seconds}", "-timeout=30", "-rss_limit_mb=1024", "-max_len=4096", f"-artifact_prefix={found}/{target}-"]
+        options = [
+            f"-max_total_time={seconds}",
+            "-timeout=30",
+            "-rss_limit_mb=1024",
+            "-max_len=4096",
+            f"-artifact_prefix={found}/{target}-",
+        ]
         command = [sys.executable, str(HERE / "run.py"), "--inside", target, "--", str(work), *options]
         done = subprocess.run(command, capture_output=True, text=True, check=False, errors="replace")
         lines = re.findall(r"^#(\d+)\s.*?cov: (\d+) ft: (\d+) corp: (\d+)/.*$", done.stderr, re.MULTILINE)

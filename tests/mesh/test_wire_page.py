@@ -8,14 +8,14 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from cloudisense import joining
+from cloudisense import joining, renewal, rotation
 from cloudisense.agent import entries, plan
-from cloudisense.keys import capability, certificate, invite, roster
+from cloudisense.keys import capability, certificate, handover, invite, roster
 from cloudisense.keys.encoding import pack
 from cloudisense.keys.envelope import seal
 from cloudisense.keys.identity import Identity
 from cloudisense.keys.session import SessionKey, Sessions
-from cloudisense.mesh import checkpoint, core, feed, hello, limits, member, outbound, silence, wire
+from cloudisense.mesh import checkpoint, core, feed, hello, limits, member, outbound, revocation, silence, wire
 from cloudisense.mesh.instant import Instant
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/wire.md").read_text(encoding="utf-8")
@@ -26,6 +26,7 @@ PLAIN: list[type[msgspec.Struct]] = [
     hello.Hello, member.Alive, member.Suspect, member.Left, member.Restarting, feed._Body, checkpoint.Checkpoint, checkpoint.Bundle,
     plan.Plan, plan.Step, plan.Candidate, plan.Measured,
     roster.SignedRoster, roster.Roster, roster.Issuer, certificate.Certificate, joining.JoinRequest, joining.JoinReply, invite.Token,
+    revocation.Revocation, handover.Handover, handover.Succession, renewal.RenewReply, rotation.RotateRequest, rotation.RotateReply,
 ]  # fmt: skip
 NODE, OTHER, MESH = b"\x11" * 32, b"\x22" * 32, b"\x33" * 32
 
@@ -107,4 +108,4 @@ def test_the_page_has_all_that_goes_into_a_mesh_and_comes_out() -> None:
 
 
 def test_the_page_stays_short() -> None:
-    assert len(PAGE.splitlines()) <= 250
+    assert len(PAGE.splitlines()) <= 260

@@ -225,6 +225,20 @@ def test_a_revoked_member_is_heard_no_more(four: Arena) -> None:
     assert after == before
 
 
+def test_a_revoked_member_does_not_keep_the_others_from_agreeing(four: Arena) -> None:
+    """Control: ``Delivery.digest`` leaves out what is of a revoked key. Bert restarts and holds nothing of her any more."""
+    four["mallory"].mesh.append("alert", b"x", four.now())
+    four.settle(four["mallory"])
+    four.run(1)
+    revoke(four, "mallory")
+    four.start("bert")
+    four.run(5)
+    assert len({four[name].mesh._delivery.digest() for name in ("anna", "bert", "carl")}) == 1
+    sent = four["anna"].sent
+    four.run(10)
+    assert four["anna"].sent - sent < 60, "probes and their answers, and no exchange of everything every second"
+
+
 def test_a_revoked_member_with_a_new_certificate(four: Arena) -> None:
     """Control: revocation is by key. Another form of the certificate, another name, another validity: all the same key."""
     revoke(four, "mallory")
