@@ -128,6 +128,7 @@ class Daemon:
             entries=tuple(bytes(row["data"]) for row in self._store.rows("entries", order_by=["node", "generation", "number"])),
             seeds=tuple(dict.fromkeys((*self._seeds, *member.seeds))),
             revocations=tuple(unpack(self._store.get_meta("revocations") or pack([]), list[bytes])),
+            rival=self._home.rival(),
         )
         mode = {"observe": "act", "reversible": config.mode.reversible}
         mode |= {"disruptive": config.mode.disruptive, "destructive": config.mode.destructive}

@@ -11,7 +11,7 @@ class Stored:
     """``boot`` and ``incarnation`` were raised durably before this start.
 
     ``address`` is where peers reach this node. ``members`` are (claim, certificate) pairs, ``entries`` our copy of all feeds in
-    order of feed and number, ``seeds`` addresses to try, ``revocations`` operators' claims.
+    order of feed and number, ``seeds`` addresses to try, ``revocations`` operators' claims and successions.
     """
 
     name: str
@@ -24,3 +24,5 @@ class Stored:
     states: tuple[str, ...] = ()
     """What each of ``members`` was when this node went down; alive where it is missing."""
     revocations: tuple[bytes, ...] = ()
+    rival: tuple[bytes, ...] = ()
+    """A roster chain that the root signed beside ours."""

@@ -64,7 +64,8 @@ class Got(msgspec.Struct, frozen=True, array_like=True, tag=7):
 class PushPull(msgspec.Struct, frozen=True, array_like=True, tag=8):
     """All that the sender knows, in brief; the receiver sends what is missing, and its own if ``reply``.
 
-    ``claims`` has the sender's own; ``heads`` (node, incarnation, left) for every other member; ``rosters`` how many it has.
+    ``claims`` has the sender's own; ``heads`` (node, incarnation, left) for every other member; ``rosters`` how many it has,
+    ``roster`` the first 8 bytes of the newest one's SHA-256.
     """
 
     claims: tuple[SignedClaim, ...]
@@ -72,6 +73,7 @@ class PushPull(msgspec.Struct, frozen=True, array_like=True, tag=8):
     vector: tuple[VectorItem, ...]
     rosters: int
     reply: bool
+    roster: bytes = b""
 
 
 class Direct(msgspec.Struct, frozen=True, array_like=True, tag=9):
