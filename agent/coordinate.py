@@ -231,6 +231,8 @@ class Coordinator:
             if holder == self._own:
                 self.remember_plan(offer.plan)
             self._grant(incident, holder, offer.plan, now)
+        elif self._speech.behind:
+            self._requests.after(("decide", incident.id), now, self._settings.decide_ms)
 
     def check(self, incident: Incident, helper: bytes, offer: Offer) -> Refused | None:
         """Our own policy on an offer; ``None`` when it may be granted."""
@@ -282,8 +284,8 @@ class Coordinator:
             return
         if incident.capability.nonce != request.nonce or incident.capability.holder != peer:
             return
-        if not self._speech.may_offer(peer, self._own):
-            return  # its role was taken away since
+        if not self._speech.may_offer(peer, self._own) or not self._speech.may_help(peer):
+            return  # its role was taken away since, or may have been
         if (reply := case.replies.get(request.index)) is not None:
             self._speech.send(peer, reply, now)
             return

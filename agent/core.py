@@ -36,7 +36,16 @@ from cloudisense.keys.errors import LocalProtocolError, RemoteProtocolError
 from cloudisense.keys.given import Rng
 from cloudisense.keys.identity import node_text
 from cloudisense.mesh.core import Mesh
-from cloudisense.mesh.events import DirectReceived, EntryArrived, EntryDelivered, MemberChanged, Misbehaved, NameConflict, RosterChanged
+from cloudisense.mesh.events import (
+    DirectReceived,
+    EntryArrived,
+    EntryDelivered,
+    MemberChanged,
+    Misbehaved,
+    NameConflict,
+    RosterChanged,
+    RosterRival,
+)
 from cloudisense.mesh.feed import Entry, Reference
 from cloudisense.mesh.instant import Instant
 from cloudisense.mesh.outbound import News
@@ -82,8 +91,11 @@ class Agent:
         """Begin to watch this host, and take up what a restart interrupted."""
         self._coordinator.resume(now)
         self._monitor.start(now)
+        self._catch_up(now)
+
+    def _catch_up(self, now: Instant) -> None:
+        """What was asked before a restart, or while our roster was behind, and not answered."""
         for incident in sorted(self._ledger.incidents.values(), key=lambda i: (i.opened_ms, i.id)):
-            # Asked before the restart, and not answered.
             if incident.subject != self._mesh.id and incident.state in ("seeking", "offered") and self._mesh.id not in incident.offers:
                 self._asked(incident, now)
 
@@ -111,6 +123,10 @@ class Agent:
                     self._coordinator.lost(node, now)
             case RosterChanged(number):
                 self._requests.notify("roster", "", f"roster {number} holds now", number=number)
+                self._catch_up(now)
+            case RosterRival(number):
+                words = "the root signed two rosters beside each other; no roster changes until one is upheld: cloudisense roster uphold"
+                self._requests.notify("roster", "", words, number=number)
             case DirectReceived(peer, body):
                 self._direct(peer, decode_direct(body), now)
 
@@ -171,7 +187,8 @@ class Agent:
                 pass
 
     def _asked(self, incident: Incident, now: Instant) -> None:
-        if incident.help is not None and not incident.ended and self._speech.may_offer(self._mesh.id, incident.subject):
+        may = self._speech.may_offer(self._mesh.id, incident.subject) and self._speech.may_help(incident.subject)
+        if incident.help is not None and not incident.ended and may:
             self._helper.asked(incident, incident.help, now)
 
     def _noted(self, entry: Entry) -> None:

@@ -100,6 +100,8 @@ class Helper:
         plan = self._plans.get(capability.plan_hash)
         if capability.holder != self._own or plan is None or capability.gate != incident.subject or incident.capability != capability:
             return
+        if not self._speech.may_help(capability.gate):
+            return
         for nonce in [n for n, drive in self._drives.items() if drive.incident is incident]:
             self._drop(nonce)
         until_ns = now.boot_ns + min(capability.lapse_ms, MAX_DRIVE_MS) * NS_PER_MS

@@ -53,6 +53,15 @@ class Speech:
         roles = self._mesh.roles_of(node)
         return roles is None or node == subject or ("actor" in roles and "witness" not in roles)
 
+    def may_help(self, subject: bytes) -> bool:
+        """May we act for ``subject``, or it for us? Not while others hold a newer roster: it may shut one of us out."""
+        return subject == self._mesh.id or not self.behind
+
+    @property
+    def behind(self) -> bool:
+        """Do others hold a newer roster than this node?"""
+        return self._mesh.behind
+
     def may_act(self, node: bytes) -> bool:
         """Does the mesh let this node act for others?"""
         if node in self._mesh.forgers or self._mesh.cloned:
@@ -61,7 +70,7 @@ class Speech:
             return True
         member = self._mesh.members.get(node)
         roles = member.certificate.roles if member is not None else ()
-        return member is not None and member.present and "actor" in roles and "witness" not in roles
+        return member is not None and member.present and "actor" in roles and "witness" not in roles and self.may_help(node)
 
     def holder_for(self, helper: bytes) -> bytes:
         """Who carries out what ``helper`` offered: itself, or we, where it failed since. Who left, or was revoked, offers nothing."""

@@ -131,6 +131,7 @@ class Daemon:
             revocations=tuple(unpack(self._store.get_meta("revocations") or pack([]), list[bytes])),
             checkpoints=tuple(bytes(row["bundle"]) for row in self._store.rows("checkpoints", order_by=["node"])),
             forks=tuple((bytes(row["first"]), bytes(row["second"])) for row in self._store.rows("forks", order_by=["node"])),
+            rival=self._home.rival(),
         )
         mode = {"observe": "act", "reversible": config.mode.reversible}
         mode |= {"disruptive": config.mode.disruptive, "destructive": config.mode.destructive}

@@ -45,6 +45,8 @@ PROMOTED = "roster_promoted"
 """Meta: the chain with a roster that the running agent signed itself, durable before it is told."""
 ROTATED = "rotated"
 """Meta: what the issuer gave to this node's next key, from when it is durable until ``finish_rotation``."""
+RIVAL = "roster_rival"
+"""Meta: a chain that the root signed beside ours; empty when there is none any more."""
 OFFERED = "roster_offered"
 """Meta: a chain that a command hands to the running agent."""
 LEASE_MS = 15_000
@@ -207,6 +209,14 @@ class Home:
             values = _rotated(meta, self.key("identity").id)
             store.write(Put("meta", {"key": key, "value": value}) for key, value in {**values, ROTATED: b""}.items())
             return bool(values)
+        finally:
+            store.close()
+
+    def rival(self) -> tuple[bytes, ...]:
+        """A roster chain that the root signed beside the one that holds here; empty when there is none."""
+        store = Store.open_readonly(self.database)
+        try:
+            return tuple(unpack(store.get_meta(RIVAL) or pack([]), list[bytes], CHAIN_BYTES))
         finally:
             store.close()
 

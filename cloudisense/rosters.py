@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from cloudisense.control import ask
-from cloudisense.home import ANCHOR_MS, BACKDATE_MS, OFFERED, Home, Membership, read_key, write_key
+from cloudisense.home import ANCHOR_MS, BACKDATE_MS, OFFERED, RIVAL, Home, Membership, read_key, write_key
 from cloudisense.keys import tls
 from cloudisense.keys.encoding import pack
 from cloudisense.keys.errors import RemoteProtocolError
 from cloudisense.keys.identity import Identity, node_text, parse_node_text
-from cloudisense.keys.roster import Issuer, Roster, check_chain
-from cloudisense.keys.succession import MAX_DRAFT_BYTES, add_signatures, completed, draft, read_draft, signers
+from cloudisense.keys.roster import Issuer, Roster, check_chain, read_roster
+from cloudisense.keys.succession import MAX_DRAFT_BYTES, add_signatures, completed, draft, read_draft, signers, upholding
 from cloudisense.mesh.effects import Put
 from cloudisense.mesh.instant import Instant
+from cloudisense.mesh.trust import Trust, parting, roster_hash
 from cloudisense.store import Store
 
 Change = Callable[[Roster], Roster]
@@ -37,10 +38,16 @@ class Proposal:
 def propose(home: Home, change: Change, roots: tuple[Path, ...], out: Path | None) -> Proposal:
     """Make the next roster and sign it with the root keys at hand: applied if they are enough; with ``out``, a draft there."""
     member = home.load()
+    rival = home.rival()
     try:
         following = change(member.roster)
     except ValueError as error:
         raise ValueError(f"this cannot be done: {error}") from None
+    fork = parting(member.chain, rival)
+    if fork is not None and not following.is_revoked(roster_hash(rival[fork])):
+        raise ValueError(
+            "the root signed two rosters beside each other; choose one first, with cloudisense roster uphold on a node that has it"
+        )
     keys = home.roots(member.roster, *roots)
     data = draft(member.chain, following)
     data = add_signatures(data, *{key.id: key for key in keys.values()}.values())
@@ -106,6 +113,9 @@ def apply_chain(home: Home, chain: tuple[bytes, ...]) -> None:
             try:
                 _check_follows(home.load(), chain)
                 values = {"roster": pack(list(chain)), OFFERED: pack([])}
+                fork = parting(chain, home.rival())
+                if fork is not None and check_chain(chain, member.mesh_id).is_revoked(roster_hash(home.rival()[fork])):
+                    values[RIVAL] = pack([])
                 store.write(Put("meta", {"key": key, "value": value}) for key, value in values.items())
             finally:
                 home.unlock()
@@ -115,10 +125,26 @@ def apply_chain(home: Home, chain: tuple[bytes, ...]) -> None:
         store.close()
 
 
+def uphold(home: Home, roots: tuple[Path, ...], out: Path | None) -> Proposal:
+    """Of two rosters that the root signed beside each other, the one that holds here holds everywhere."""
+    rival, chain = home.rival(), home.load().chain
+    fork = parting(chain, rival)
+    if not fork:
+        raise ValueError("no rival of the roster that holds here is known")
+    return propose(home, lambda roster: upholding(roster, read_roster(rival[-1]), roster_hash(rival[fork])), roots, out)
+
+
+def _overrules(member: Membership, chain: tuple[bytes, ...]) -> bool:
+    try:
+        return Trust(member.chain).offer(chain)
+    except RemoteProtocolError:
+        return False
+
+
 def _check_follows(member: Membership, chain: tuple[bytes, ...]) -> None:
-    if len(chain) <= len(member.chain):
+    if len(chain) <= len(member.chain) and parting(member.chain, chain) is None:
         raise ValueError(f"this mesh is at roster {member.roster.number} already; make the change anew")
-    if chain[: len(member.chain)] != member.chain:
+    if parting(member.chain, chain) is not None and not _overrules(member, chain):
         raise ValueError("this roster follows another one than holds here; make the change anew")
     try:
         roster = check_chain(chain, member.mesh_id)

@@ -36,6 +36,7 @@ RENEW_SPREAD_S = 30
 MAX_ADDRESSES = 16
 DURABLE_TRIES = 150
 DURABLE_WAIT_S = 0.02
+BEHIND = "others hold a newer roster than this node can prove: until it has that, it helps nobody and takes nobody's help"
 SETTLE_AT = 8
 """Replaced keys that cost nobody a vote are left to their claims until there are so many: each roster lengthens the chain for ever."""
 
@@ -73,7 +74,10 @@ class Standing:
             "voters": [node_text(voter) for voter in member.roster.voters],
             "tolerates": tolerates(len(member.roster.voters)),
             "certificate_days": days_left(member.certificate, read_clock().wall_ms),
-            "attention": attention(self._home, member.roster, self._node.mesh.replaced),
+            "attention": [
+                *attention(self._home, member.roster, self._node.mesh.replaced, self._node.mesh.rival_rosters),
+                *([BEHIND] if self._node.mesh.behind else []),
+            ],
         }
 
     async def renewal(self, body: bytes) -> bytes:
@@ -145,7 +149,12 @@ class Standing:
         mesh, member = self._node.mesh, self.member
         signed = read_roster(mesh.roster_chain[-1])
         nodes = 1 + sum(other.state != "left" for other in mesh.members.values())
-        if signed.issuers[0].key != member.identity.id or signed.threshold != 1 or self._no_root_for == (nodes, mesh.replaced):
+        if (
+            mesh.rival_rosters
+            or signed.issuers[0].key != member.identity.id
+            or signed.threshold != 1
+            or self._no_root_for == (nodes, mesh.replaced)
+        ):
             return
         roster = self._settled(signed) or self._with_more_voters(signed, nodes)
         if roster is None:
@@ -219,13 +228,18 @@ def offline_status(home: Home) -> dict[str, Any]:
         "roster": member.roster.number,
         "tolerates": tolerates(len(member.roster.voters)),
         "certificate_days": days_left(member.certificate, read_clock().wall_ms),
-        "attention": attention(home, member.roster, home.replaced(member)),
+        "attention": attention(home, member.roster, home.replaced(member), bool(home.rival())),
     }
 
 
-def attention(home: Home, roster: Roster, replaced: tuple[tuple[bytes, bytes], ...]) -> list[str]:
+def attention(home: Home, roster: Roster, replaced: tuple[tuple[bytes, bytes], ...], rival: bool) -> list[str]:
     """What somebody has to do about this node's standing, a line each."""
     lines: list[str] = []
+    if rival:
+        lines.append(
+            "the root signed two rosters beside each other, and none changes any more: choose one (cloudisense roster show on both sides), "
+            "and on a node that has it, with the root key at hand, run cloudisense roster uphold"
+        )
     if home.rotating:
         lines.append("the replacement of this node's key did not end: stop the agent and run cloudisense rotate-key again")
     if any(node in roster.voters for node, _ in replaced):

@@ -84,6 +84,30 @@ def with_roots(current: Roster, roots: Sequence[NodeId], threshold: int) -> Rost
     return _next(current, current.voters, roots=tuple(roots), threshold=threshold)
 
 
+def upholding(current: Roster, rival: Roster, rival_hash: bytes) -> Roster:
+    """``current`` holds, and not the rival branch that ends with ``rival`` and begins with the roster of hash ``rival_hash``.
+
+    Whom either of them revokes stays revoked. ``ValueError`` when that leaves no issuer or voter, or when the branches have other
+    roots: who signs no more must not decide.
+    """
+    if (current.roots, current.threshold) != (rival.roots, rival.threshold):
+        raise ValueError("the two rosters have different root keys; nodes of the other one have to join anew")
+    out = {*current.revoked, *rival.revoked, rival_hash} - {*current.roots}
+    voters = tuple(voter for voter in current.voters if voter not in out)
+    issuers = tuple(issuer for issuer in current.issuers if issuer.key not in out)
+    if not voters or not issuers:
+        raise ValueError("the rival roster revokes every issuer or every voter of this one; uphold that one")
+    return msgspec.structs.replace(
+        current,
+        number=max(current.number, rival.number) + 1,
+        epoch=max(current.epoch, rival.epoch) + 1,
+        voters=voters,
+        issuers=issuers,
+        operators=tuple(operator for operator in current.operators if operator not in out),
+        revoked=(*current.revoked, *sorted(out - {*current.revoked})),
+    )
+
+
 def _next(current: Roster, voters: tuple[NodeId, ...], **changes: object) -> Roster:
     epoch = current.epoch + (set(voters) != set(current.voters))
     return msgspec.structs.replace(current, number=current.number + 1, epoch=epoch, voters=voters, **changes)

@@ -61,7 +61,7 @@ class Mesh:
     """One node's membership, feeds and delivery, behind the five-method seam of DESIGN section 2."""
 
     def __init__(self, identity: Identity, certificate: bytes, roster: tuple[bytes, ...], limits: Limits, rng: Rng, stored: Stored) -> None:
-        self._trust = Trust(roster)
+        self._trust = Trust(roster, stored.rival)
         self.mesh_id = self._trust.mesh_id
         self.id = identity.id
         self.name = stored.name
@@ -90,7 +90,7 @@ class Mesh:
             Relay: delivery.relay,
             Got: lambda peer, message, now: delivery.got(peer, message),
             PushPull: lambda peer, message, now: delivery.pulled(peer, message),
-            Rosters: lambda peer, message, now: delivery.take_rosters(message.chain, now),
+            Rosters: lambda peer, message, now: delivery.rosters(peer, message.chain, now),
             Propose: delivery.pruner.proposed,
             Cosigned: delivery.pruner.cosigned,
             Bundles: lambda peer, message, now: delivery.pruner.take(message, now),
@@ -204,6 +204,16 @@ class Mesh:
     def cloned(self) -> bool:
         """Does another host run with our key?"""
         return self._membership.cloned
+
+    @property
+    def rival_rosters(self) -> bool:
+        """Did the root sign two rosters beside each other, and has nobody upheld one of them yet?"""
+        return bool(self._trust.rival)
+
+    @property
+    def behind(self) -> bool:
+        """Do others hold a newer roster than this node can prove? Then it must not act for them, nor they for it."""
+        return self._trust.behind(self._membership.present())
 
     @property
     def incarnation(self) -> int:

@@ -11,7 +11,7 @@ from cloudisense.keys.errors import RemoteProtocolError
 from cloudisense.mesh.context import Context
 from cloudisense.mesh.dissemination import Outbox, Shipment
 from cloudisense.mesh.effects import Put
-from cloudisense.mesh.events import EntryArrived, EntryDelivered, Misbehaved, RosterChanged
+from cloudisense.mesh.events import EntryArrived, EntryDelivered, Misbehaved, RosterChanged, RosterRival
 from cloudisense.mesh.feed import Entry, Feeds, OverQuota, Reference, parse_entry
 from cloudisense.mesh.fork import Forgers
 from cloudisense.mesh.gather import Gather, batches
@@ -20,11 +20,14 @@ from cloudisense.mesh.member import GONE
 from cloudisense.mesh.membership import Membership
 from cloudisense.mesh.pruning import Pruner, entry_row
 from cloudisense.mesh.table import item_hash
+from cloudisense.mesh.trust import RIVAL, Trust, roster_hash
 from cloudisense.mesh.wire import Bundles, Claims, Forks, Got, Push, PushPull, Relay, Rosters, SignedClaim
 
 RELAYS_PER_SLICE = 2
 GENERATION_BITS = 20
 ITEMS_PER_MESSAGE = 8
+RIVAL_MS = 60_000
+"""A peer on a rival branch is told of ours so often at most."""
 SLICE_SLACK = 4
 """How much larger than ours another's idea of a slice may be: it may know members that we do not, and the reverse."""
 
@@ -249,14 +252,18 @@ class Delivery:
         """Tell ``peer`` in brief all that we know; it sends what we lack, and the same in return if ``reply``."""
         membership = self._membership
         heads = tuple((m.node, m.alive.incarnation, m.state in GONE) for m in membership.all())
-        own = ((membership.claim, self._context.certificate), *((claim, b"") for claim in self._context.trust.revocations.claims()))
+        trust = self._context.trust
+        own = ((membership.claim, self._context.certificate), *((claim, b"") for claim in trust.revocations.claims()))
         bases, forgers = self.pruner.bases(), tuple(sorted(self.forgers.proofs))
-        membership.send(peer, PushPull(own, heads, self.feeds.vector(), len(self._context.trust.chain), reply, bases, forgers))
+        message = PushPull(own, heads, self.feeds.vector(), len(trust.chain), reply, _newest(trust), bases, forgers)
+        membership.send(peer, message)
 
     def pulled(self, peer: bytes, message: PushPull) -> None:
         """Send what ``peer`` lacks, within a few messages; the next digest mismatch brings the rest."""
-        if message.rosters < len(self._context.trust.chain):
-            self._membership.send(peer, Rosters(self._context.trust.chain))
+        trust = self._context.trust
+        trust.heard(peer, message.rosters)
+        if message.rosters < len(trust.chain) or (message.rosters == len(trust.chain) and message.roster not in (b"", _newest(trust))):
+            self._membership.send(peer, Rosters(trust.chain))
         for claims in _batches(self._claims_missing_at(peer, message), self._limits.bulk_bytes // 2):
             self._membership.send(peer, Claims(tuple(claims)))
         proofs = [p for node, p in sorted(self.forgers.proofs.items()) if node not in message.forgers and self._wanted_of(node)]
@@ -291,11 +298,26 @@ class Delivery:
         """Nobody takes a word of a revoked key any more."""
         return not self._context.trust.roster.is_revoked(node)
 
+    def rosters(self, peer: bytes, chain: tuple[bytes, ...], now: Instant) -> None:
+        """A peer sent its chain. Where it is a rival of ours, the peer has to know, too."""
+        try:
+            self.take_rosters(chain, now)
+        except RemoteProtocolError as error:
+            if error.reason == RIVAL and self._out.once(("rival", peer), now, RIVAL_MS):
+                self._membership.send(peer, Rosters(self._context.trust.chain))
+            raise
+
     def take_rosters(self, chain: tuple[bytes, ...], now: Instant) -> bool:
         """A roster chain came in, from a peer or from the operator. Raises ``RemoteProtocolError``. True when it is newer."""
         trust = self._context.trust
-        if not trust.offer(chain):
-            return False
+        before = trust.rival
+        try:
+            if not trust.offer(chain):
+                return False
+        finally:
+            if trust.rival != before:
+                self._out.persist((Put("meta", {"key": "roster_rival", "value": pack(list(trust.rival))}),))
+                self._out.tell(*([RosterRival(trust.signed.number)] if trust.rival else []))
         trust.refresh(now)
         self._out.persist((Put("meta", {"key": "roster", "value": pack(list(chain))}),))
         self._membership.enforce(now)
@@ -303,6 +325,11 @@ class Delivery:
             self._membership.send(node, Rosters(chain))
         self._out.tell(RosterChanged(trust.roster.number))
         return True
+
+
+def _newest(trust: Trust) -> bytes:
+    """Eight bytes that name the roster at the end of our chain."""
+    return roster_hash(trust.chain[-1])[:8]
 
 
 def _batches(claims: list[SignedClaim], room: int) -> list[list[SignedClaim]]:

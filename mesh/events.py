@@ -79,6 +79,13 @@ class RosterChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class RosterRival:
+    """The root signed another roster beside our ``number``: nothing changes any more until a person upholds one of them."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class DirectReceived:
     """``peer``, authenticated, sent us ``body``; best effort, may repeat, may reorder."""
 

@@ -5,14 +5,23 @@ from collections.abc import Callable
 
 from cloudisense.keys.session import Sessions
 from cloudisense.mesh.effects import Address, Knock, Persist, Row, Send, SendBulk
-from cloudisense.mesh.events import DirectReceived, EntryArrived, EntryDelivered, MemberChanged, Misbehaved, NameConflict, RosterChanged
+from cloudisense.mesh.events import (
+    DirectReceived,
+    EntryArrived,
+    EntryDelivered,
+    MemberChanged,
+    Misbehaved,
+    NameConflict,
+    RosterChanged,
+    RosterRival,
+)
 from cloudisense.mesh.instant import NS_PER_MS, Instant
 from cloudisense.mesh.limits import Limits
 from cloudisense.mesh.timers import Timers
 from cloudisense.mesh.wire import Message, encode
 
 Effect = Send | SendBulk | Knock | Persist
-News = EntryArrived | EntryDelivered | MemberChanged | Misbehaved | NameConflict | RosterChanged | DirectReceived
+News = EntryArrived | EntryDelivered | MemberChanged | Misbehaved | NameConflict | RosterChanged | RosterRival | DirectReceived
 
 
 class Outbound:

@@ -11,7 +11,7 @@ class Stored:
     """``boot`` and ``incarnation`` were raised durably before this start.
 
     ``address`` is where peers reach this node. ``members`` are (claim, certificate) pairs, ``entries`` our copy of all feeds in
-    order of feed and number, ``seeds`` addresses to try, ``revocations`` operators' claims.
+    order of feed and number, ``seeds`` addresses to try, ``revocations`` operators' claims and successions.
     """
 
     name: str
@@ -28,3 +28,5 @@ class Stored:
     """Packed bundles (``mesh.checkpoint``): where pruned histories begin."""
     forks: tuple[ForkProof, ...] = ()
     """Proofs against those who forked."""
+    rival: tuple[bytes, ...] = ()
+    """A roster chain that the root signed beside ours."""

@@ -69,8 +69,9 @@ class Got(msgspec.Struct, frozen=True, array_like=True, tag=7):
 class PushPull(msgspec.Struct, frozen=True, array_like=True, tag=8):
     """All that the sender knows, in brief; the receiver sends what is missing, and its own if ``reply``.
 
-    ``claims`` has the sender's own; ``heads`` (node, incarnation, left) for every other member; ``rosters`` how many it has;
-    ``bases`` where pruned histories begin at the sender (numbers below are covered); ``forgers`` of whom it has a fork proof.
+    ``claims`` has the sender's own; ``heads`` (node, incarnation, left) for every other member; ``rosters`` how many it has,
+    ``roster`` the first 8 bytes of the newest one's SHA-256; ``bases`` where pruned histories begin at the sender (numbers below are
+    covered); ``forgers`` of whom it has a fork proof.
     """
 
     claims: tuple[SignedClaim, ...]
@@ -78,6 +79,7 @@ class PushPull(msgspec.Struct, frozen=True, array_like=True, tag=8):
     vector: tuple[VectorItem, ...]
     rosters: int
     reply: bool
+    roster: bytes = b""
     bases: tuple[VectorItem, ...] = ()
     forgers: tuple[bytes, ...] = ()
 

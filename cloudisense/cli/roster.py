@@ -24,6 +24,7 @@ from cloudisense.rosters import (
     read_file,
     sign_file,
     summary,
+    uphold,
 )
 
 Roots = Annotated[list[Path] | None, typer.Option("--root", help="A root key that does not lie in the state folder; repeat for more.")]
@@ -42,6 +43,7 @@ def register(parent: typer.Typer) -> None:
         ("promote", promote),
         ("anchor", anchor),
         ("settle", settle),
+        ("uphold", uphold_here),
         ("offline", offline),
         ("sign", sign),
         ("apply", apply),
@@ -113,6 +115,11 @@ def settle(root: Roots = None, out: Out = None, state: State = None, as_json: Js
     home = home_of(state)
     replaced, known = home.replaced(home.load()), present_nodes(home)
     _change(state, lambda roster: settling(roster, replaced, known), root, out, as_json)
+
+
+def uphold_here(root: Roots = None, out: Out = None, state: State = None, as_json: Json = False) -> None:
+    """Of two rosters beside each other, let the one here hold."""
+    _print(uphold(home_of(state), tuple(root or ()), out), as_json)
 
 
 def anchor(path: Annotated[Path, typer.Argument(metavar="PATH", help="A new file.")], state: State = None) -> None:

@@ -25,6 +25,10 @@ class Words:
     def __init__(self) -> None:
         self.said: list = []
         self.sent: list = []
+        self.behind = False
+
+    def may_help(self, subject: bytes) -> bool:
+        return not self.behind
 
     def say(self, body, now) -> None:
         self.said.append(body)
@@ -68,6 +72,14 @@ class Scene:
             if isinstance(name, tuple) and name[0] == "step":
                 self.helper.retry(name[1], at(ms))
         return len(self.words.sent) - before
+
+
+def test_who_is_behind_the_roster_acts_for_nobody(rig) -> None:
+    """Others know of a roster that it cannot prove: that may have shut the subject out, or itself."""
+    scene = offered(rig)
+    scene.words.behind = True
+    scene.grant()
+    assert scene.words.sent == [] and scene.tick(10_000) == 0
 
 
 def at(ms: int) -> Instant:

@@ -33,6 +33,21 @@ def test_only_actors_act(world: World) -> None:
     assert not speech(world).may_act(bytes(32))
 
 
+def test_under_an_old_roster_nobody_acts_for_another() -> None:
+    world = World(3, builtin_actions(), nodes=3)
+    for sim in world.nodes:
+        world.start(sim)
+    world.clock.run(10 * NS_PER_S, lambda: False)
+    own, *others = (sim.member.identity.id for sim in world.nodes)
+    node = world.nodes[0].node
+    assert node is not None
+    assert not speech(world).behind and all(map(speech(world).may_act, others))
+    for other in others:
+        node.mesh._trust.heard(other, 99)
+    assert speech(world).behind and not any(map(speech(world).may_act, others)) and not any(map(speech(world).may_help, others))
+    assert speech(world).may_act(own) and speech(world).may_help(own), "it still helps itself"
+
+
 def test_who_is_gone_neither_acts_nor_is_present() -> None:
     world = World(2, builtin_actions(), nodes=3)
     for sim in world.nodes:

@@ -19,12 +19,12 @@ import pytest
 
 from cloudisense.clock import read_clock
 from cloudisense.control import ask
-from cloudisense.home import PROMOTED, Home, certify
+from cloudisense.home import PROMOTED, RIVAL, Home, certify
 from cloudisense.keys.encoding import pack
 from cloudisense.keys.errors import RemoteProtocolError
 from cloudisense.keys.identity import node_text
 from cloudisense.keys.roster import Roster, read_roster, sign_roster
-from cloudisense.keys.succession import with_voters
+from cloudisense.keys.succession import revoking, with_voters
 from cloudisense.keys.tls import private_pem
 from cloudisense.net.streams import StreamClient, TlsOwn
 from cloudisense.renewal import DAY_MS, GRACE_MS, RenewReply, content, due, renew, renew_own
@@ -348,6 +348,26 @@ def test_invites_for_a_fleet_as_file_and_picture(fleet: Fleet, tmp_path: Path) -
     before = path.read_text()
     assert "there already" in run("invite", "--state", fleet["a"], "--file", path, code=1) and path.read_text() == before
     assert "name the invite" in run("join", "--state", tmp_path / "x", code=1)
+
+
+@pytest.mark.timeout(120)
+def test_two_rosters_beside_each_other_wait_for_a_person(fleet: Fleet) -> None:
+    home = Home(fleet["a"])
+    member = home.load()
+    assert "no rival" in run("roster", "uphold", "--state", fleet["a"], code=1)
+    key = b"\x21" * 32
+    rival = (*member.chain, sign_roster(revoking(member.roster, key), member.mesh_id, home.key("root")))
+    operator = node_text(member.roster.operators[0])
+    run("roster", "revoke", operator, "--state", fleet["a"])
+    store = Store(home.database)
+    store.put_meta(RIVAL, pack(list(rival)))
+    store.close()
+    assert "roster uphold" in fleet.status("a")["attention"][0]
+    assert "choose one first" in run("roster", "rotate-root", "--state", fleet["a"], code=1)
+    assert run_json("roster", "uphold", "--state", fleet["a"])["applied"]
+    shown = run_json("roster", "show", "--state", fleet["a"])
+    assert {operator, node_text(key)} < set(shown["revoked"]) and shown["number"] == 3
+    assert fleet.status("a")["attention"] == []
 
 
 def test_a_revoked_node_is_told_in_one_line(fleet: Fleet) -> None:

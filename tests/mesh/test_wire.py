@@ -26,7 +26,7 @@ MESSAGES = st.one_of(
     st.builds(wire.Claims, CLAIMS),
     st.builds(wire.Push, PARTS, st.booleans()),
     st.builds(wire.Got, VECTOR),
-    st.builds(wire.PushPull, CLAIMS, HEADS, VECTOR, NUMBERS, st.booleans(), VECTOR, PARTS),
+    st.builds(wire.PushPull, CLAIMS, HEADS, VECTOR, NUMBERS, st.booleans(), st.binary(max_size=8), VECTOR, PARTS),
     st.builds(wire.Direct, st.binary(max_size=60)),
     st.builds(wire.Rosters, PARTS),
     st.builds(wire.Relay, PARTS, st.binary(max_size=32), st.binary(max_size=32)),

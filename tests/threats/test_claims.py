@@ -12,10 +12,12 @@ from cloudisense.keys.envelope import Envelope, seal
 from cloudisense.keys.errors import RemoteProtocolError
 from cloudisense.keys.roster import Roster, sign_roster
 from cloudisense.keys.session import _LOW_ORDER_U
+from cloudisense.keys.succession import upholding
 from cloudisense.keys.testing import NOT_AFTER_MS, NOT_BEFORE_MS
 from cloudisense.mesh.hello import PREFIX, Hello
 from cloudisense.mesh.member import Alive, Left, Restarting, Suspect
-from cloudisense.mesh.wire import Ack, Claims, Direct, Nack, Push, Rosters, encode
+from cloudisense.mesh.trust import roster_hash
+from cloudisense.mesh.wire import Ack, Claims, Direct, Nack, Push, PushPull, Rosters, encode
 
 Arena = Any
 P = 2**255 - 19
@@ -301,6 +303,36 @@ def test_a_roster_that_must_not_hold(four: Arena, arena, what: str) -> None:
     assert four["anna"].mesh.roster_chain == chain
     assert not four["anna"].mesh.roster.is_revoked(four["bert"].id)
     assert four["anna"].mesh.dropped["rival roster"] == (what == "rival"), "an alarm, not a choice"
+
+
+def test_two_rosters_beside_each_other_are_an_alarm_on_both_sides_and_then_settled(four: Arena) -> None:
+    """Control: what a PushPull says of the newest roster; the shorter side answers a rival with its own."""
+    four.cut = lambda source, target: four["bert"].address in (source, target)
+    four.run(1)
+    ours, theirs = next_roster(four, 3, "carl"), next_roster(four, 3, "mallory")
+    for name, chain in (("anna", ours), ("bert", theirs)):
+        four[name].mesh.take_rosters(chain, four.now())
+        four.settle(four[name])
+    four.run(20)
+    four.cut = lambda source, target: False
+    four.run(40)
+    anna, bert = four["anna"].mesh, four["bert"].mesh
+    assert anna.rival_rosters and bert.rival_rosters
+    assert anna.roster_chain == ours and bert.roster_chain == theirs
+    roster = upholding(anna.roster, bert.roster, roster_hash(theirs[2]))
+    anna.take_rosters((*ours, sign_roster(roster, four.keys.mesh_id, four.keys.root)), four.now())
+    four.settle(four["anna"])
+    four.run(5)
+    assert bert.roster.number == anna.roster.number == 4 and not (anna.rival_rosters or bert.rival_rosters)
+    assert all(bert.roster.is_revoked(four[name].id) for name in ("carl", "mallory")), "whom either side revoked"
+
+
+def test_one_that_brags_of_a_newer_roster_lowers_nobody(four: Arena) -> None:
+    """Control: ``Trust.behind`` wants two. And who is really behind takes nobody's help."""
+    four.say("mallory", "anna", PushPull((), (), (), 99, False))
+    assert not four["anna"].mesh.behind
+    four.say("carl", "anna", PushPull((), (), (), 99, False))
+    assert four["anna"].mesh.behind
 
 
 def test_the_next_roster_is_taken(four: Arena) -> None:
