@@ -12,6 +12,7 @@ before, or ends within the wait that this voter still had and names. If none had
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
@@ -165,28 +166,42 @@ def open_forced(signatures: Signatures, data: bytes, epochs: Epochs) -> Forced:
     return unpack(body, Forced, MAX_SIGNED_BYTES)
 
 
-def beginning(epochs: Epochs, target: int, seals: Mapping[bytes, Seal]) -> list[bytes] | None:
-    """The voters on whose seals epoch ``target`` may begin, once their waits are over; ``None`` while they are too few."""
+class Sealing(NamedTuple):
+    """The voters on whose seals an epoch may begin, and the forced epoch on which that rests besides, or 0."""
+
+    voters: list[bytes]
+    forced: int
+
+
+def beginning(epochs: Epochs, target: int, seals: Mapping[bytes, Seal], forced: int = 0) -> Sealing | None:
+    """What epoch ``target`` may begin on, once the waits are over; ``None`` while too few have sealed.
+
+    ``forced``: an operator vouches that the majorities of everything below that epoch are off.
+    """
     used: list[bytes] = []
     for epoch in epochs.below(target):
+        if epoch.number < forced:
+            return Sealing(used, forced)
         sealed = [voter for voter in epoch.voters if voter in seals]
         if len(sealed) < epoch.quorum:
             return None
         used += [voter for voter in sealed if voter not in used]
         if any(seals[voter].active >= epoch.number for voter in sealed):
             break
-    return used
+    return Sealing(used, 0)
 
 
 def missing(epochs: Epochs, target: int, seals: Mapping[bytes, Seal]) -> list[bytes]:
-    """The voters to ask next, sorted: those of ``target``, who may have begun it, and those of epochs below, as far as they matter yet."""
-    own = epochs.get(target)
-    wanted: set[bytes] = set(own.voters) if own is not None else set()
+    """The voters to ask next, sorted: those of epochs below that have not sealed, as far as they matter yet; and always those of
+    ``target``, who may have begun it since, or heard an operator's word.
+    """
+    wanted: set[bytes] = set()
     for epoch in epochs.below(target):
         wanted |= {*epoch.voters}
         if sum(voter in seals for voter in epoch.voters) < epoch.quorum:
             break
-    return sorted(wanted - seals.keys())
+    own = epochs.get(target)
+    return sorted((wanted - seals.keys()) | ({*own.voters} if own is not None else set[bytes]()))
 
 
 @dataclass(frozen=True, slots=True)

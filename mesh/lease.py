@@ -151,7 +151,7 @@ class Leases:
                 case LeaseRequest():
                     self.voter.requested(peer, message, now)
                 case LeaseReleased():
-                    self.voter.released(peer, message)
+                    self.voter.released(peer, message, now)
                 case LeaseGranted():
                     self._holder.granted(peer, message, now)
                 case LeaseDenied():

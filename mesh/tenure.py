@@ -31,7 +31,7 @@ ASKS_PER_LEASE = 15
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
-    """What is durable. ``wait_ms`` is how long ``active`` had to wait at its beginning; ``forced`` the operator's statement, if any."""
+    """What is durable. ``wait_ms`` is how long ``active`` had to wait at its beginning; ``forced`` the newest operator's word, if any."""
 
     active: int
     below: int
@@ -39,6 +39,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     floor: int
     wait_ms: int
     forced: bytes
+    forced_epoch: int
     halted: bool
 
 
@@ -53,6 +54,7 @@ class Tenure:
         self._durable = self._record
         self._quiet_until_ns = now.boot_ns + self._quarantine_ms() * NS_PER_MS
         self._seals: dict[bytes, tuple[Seal, int]] = {}
+        self._forced_until_ns = now.boot_ns + epochs.longest_ms() * NS_PER_MS
         self.running_until_ns: Callable[[], int] = lambda: 0
         self.highest_round: Callable[[], int] = lambda: 0
 
@@ -65,6 +67,7 @@ class Tenure:
     def start(self, now: Instant) -> None:
         """Go on where the record ends."""
         self.learn(now)
+        self._consider(now)
 
     # -- what the voter asks -------------------------------------------------------------------------------------------
 
@@ -119,8 +122,8 @@ class Tenure:
         if message.epoch > newest.number:
             self._port.behind(peer)
             return
-        if self._record.forced and self._durable.active == message.epoch:
-            self._port.send(peer, EpochForced(self._record.forced))
+        if self._durable.forced:
+            self._port.send(peer, EpochForced(self._durable.forced))
         if self._durable.below == newest.number > self._epochs.first.number:
             # Who has begun the epoch answers for what went before with what it began on, and not with what it granted since.
             begun = self._durable.active == newest.number
@@ -152,35 +155,46 @@ class Tenure:
         signer, seal = open_seal(self._signatures, message.seal)
         if seal.below > newest.number:
             self._port.behind(peer)
-        if not self._may_begin() or seal.below != newest.number or signer in self._seals:
+        if not self._may_begin() or seal.below != newest.number:
             return
+        if signer in self._seals and seal.active <= self._seals[signer][0].active:
+            return  # what it said first was no less, and runs out sooner
         if seal.successor != newest.digest:
             raise RemoteProtocolError("seal for another successor", signer)
         self._seals[signer] = (seal, now.boot_ns + seal.left_ms * NS_PER_MS)
-        used = beginning(self._epochs, newest.number, {voter: found for voter, (found, _) in self._seals.items()})
-        if used is not None:
-            until_ns = max((self._seals[voter][1] for voter in used), default=0)
-            floor = max((self._seals[voter][0].floor for voter in used), default=0)
-            self._begin(newest, max(until_ns - now.boot_ns, 0), floor, b"", now)
+        self._consider(now)
 
     def forced(self, message: EpochForced, now: Instant) -> None:
-        """An operator vouches that the old majority is off. Raises ``RemoteProtocolError`` where that proves nothing."""
-        newest = self._epochs.newest
+        """An operator vouches that the old majorities are off; kept for good. Raises ``RemoteProtocolError`` where that proves nothing."""
         word = open_forced(self._signatures, message.forced, self._epochs)
-        if not self._may_begin() or word.epoch != newest.number:
+        epoch = self._epochs.get(word.epoch)
+        if epoch is None or word.epoch <= self._record.forced_epoch or self._record.active >= word.epoch:
             return
-        if word.successor != newest.digest:
+        if word.successor != epoch.digest:
             raise RemoteProtocolError("forced epoch with another roster")
-        known = max((seal.floor for seal, _ in self._seals.values()), default=0)
-        floor = max(known, self._record.floor, self.highest_round()) + FORCED_JUMP
-        self._begin(newest, self._epochs.longest_ms() * NS_PER_MS, floor, message.forced, now)
-        for voter in newest.voters:
+        self._forced_until_ns = now.boot_ns + self._epochs.longest_ms() * NS_PER_MS
+        record = msgspec.structs.replace(self._record, forced=message.forced, forced_epoch=word.epoch)
+        self._write(record, self._consider)
+        for voter in self._epochs.newest.voters:
             if voter != self._signatures.id:
                 self._port.send(voter, message)
 
-    def _begin(self, epoch: Epoch, wait_ns: int, floor: int, forced: bytes, now: Instant) -> None:
+    def _consider(self, now: Instant) -> None:
+        """Begin the newest epoch if there is enough to begin it on."""
+        newest = self._epochs.newest
+        seals = {voter: seal for voter, (seal, _) in self._seals.items()}
+        found = beginning(self._epochs, newest.number, seals, self._durable.forced_epoch) if self._may_begin() else None
+        if found is None:
+            return
+        until_ns = max((self._seals[voter][1] for voter in found.voters), default=0)
+        floor = max((seals[voter].floor for voter in found.voters), default=0)
+        if found.forced:
+            until_ns = max(until_ns, self._forced_until_ns)
+            floor = max(floor, self._record.floor, self.highest_round()) + FORCED_JUMP
+        self._begin(newest, max(until_ns - now.boot_ns, 0), floor, bool(found.forced), now)
+
+    def _begin(self, epoch: Epoch, wait_ns: int, floor: int, forced: bool, now: Instant) -> None:
         self._quiet_until_ns = max(self._quiet_until_ns, now.boot_ns + wait_ns)
-        wait_ms = -(-wait_ns // NS_PER_MS)
         self._port.cancel("epoch")
         self._seals.clear()
         record = msgspec.structs.replace(
@@ -188,10 +202,9 @@ class Tenure:
             active=epoch.number,
             below=max(self._record.below, epoch.number),
             floor=max(self._record.floor, floor),
-            wait_ms=wait_ms,
-            forced=forced,
+            wait_ms=-(-wait_ns // NS_PER_MS),
         )
-        self._write(record, lambda _: self._port.tell(EpochBegun(epoch.number, bool(forced))))
+        self._write(record, lambda _: self._port.tell(EpochBegun(epoch.number, forced)))
 
     def halt(self, now: Instant) -> None:
         """The root contradicted itself: nothing is granted here any more, across restarts too."""
@@ -230,7 +243,7 @@ class Tenure:
 
 def _read(data: bytes | None, first: Epoch) -> Record:
     if data is None:
-        return Record(first.number, first.number, first.digest, 0, 0, b"", False)
+        return Record(first.number, first.number, first.digest, 0, 0, b"", 0, False)
     try:
         return unpack(data, Record)
     except RemoteProtocolError:

@@ -28,6 +28,8 @@ class _Issued:
     token: Token
     until_ns: int
     durable: bool
+    older_ns: int = 0
+    """Until when an older grant to the same holder runs: a boot of it that crashed may have left something running."""
 
 
 class Voter:
@@ -72,7 +74,8 @@ class Voter:
         if rows is None:
             self._deny(peer, message, FULL, 0)
             return
-        mine = self._issued[message.key] = _Issued(token, until_ns, durable=False)
+        older_ns = max(issued.until_ns, issued.older_ns) if issued is not None else 0
+        mine = self._issued[message.key] = _Issued(token, until_ns, durable=False, older_ns=older_ns)
         if len(self._issued) > len(self._promised):
             self._prune(now)
         self._port.persist(rows, lambda later: self._durable(message, mine, later))
@@ -91,7 +94,7 @@ class Voter:
         if issued is not None and runs:
             if issued.token == token:
                 return None
-            # Its own older grant stands in nobody's way: a holder that restarted need not wait for itself.
+            # Its own older grant does not stand in its way: a holder that restarted need not wait for itself.
             if issued.token.holder != token.holder:
                 return HELD, issued.until_ns - now.boot_ns
         promised = self.promised_round(key)
@@ -120,8 +123,12 @@ class Voter:
         newest = self._epochs.newest.number
         self._port.send(peer, LeaseDenied(message.key, message.nonce, reason, newest, self.promised_round(message.key), left_ms))
 
-    def released(self, peer: bytes, message: LeaseReleased) -> None:
-        """The holder gives it up: the key is free, the promise stays."""
+    def released(self, peer: bytes, message: LeaseReleased, now: Instant) -> None:
+        """The holder gives it up: the key is free, the promise stays; and so does what an earlier boot of it was granted."""
         issued = self._issued.get(message.key)
-        if issued is not None and issued.token == Token(message.epoch, message.round, peer):
+        if issued is None or issued.token != Token(message.epoch, message.round, peer):
+            return
+        if now.boot_ns < issued.older_ns:
+            self._issued[message.key] = _Issued(issued.token, issued.older_ns, durable=False, older_ns=issued.older_ns)
+        else:
             del self._issued[message.key]

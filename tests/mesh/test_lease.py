@@ -17,7 +17,7 @@ from cloudisense.mesh.epoch import Rivals, epoch_of, sign_forced
 from cloudisense.mesh.grant import check_certificate
 from cloudisense.mesh.instant import NS_PER_MS, Instant
 from cloudisense.mesh.lease import Leases, Tell
-from cloudisense.mesh.lease_messages import LeaseDenied, LeaseGranted, LeaseMessage, LeaseRequest, Sealed
+from cloudisense.mesh.lease_messages import EpochForced, LeaseDenied, LeaseGranted, LeaseMessage, LeaseReleased, LeaseRequest, Sealed
 from cloudisense.mesh.lease_port import Behind, EpochBegun, LeaseHeld, LeaseLost, LeaseWaits, News
 from cloudisense.mesh.signatures import Envelopes
 from cloudisense.mesh.voter import PER_HOLDER
@@ -488,3 +488,52 @@ def test_a_damaged_promise_stops_the_voter() -> None:
     for key in ("lease/promise/0", "lease/tenure"):
         with pytest.raises(ValueError, match="damaged"):
             Leases(Envelopes(IDENTITIES[0], group.mesh_id), group.chain, random.Random(1), group.disks[0] | {key: pack(b"?")}, group.now)
+
+
+def test_what_an_earlier_boot_was_granted_outlasts_a_release_by_the_next() -> None:
+    """Found by the simulator (seeds 277 and 863): the next boot's release, and its double, freed what was left of the lease before."""
+    group = Group(3)
+    group.want(0)
+    group.crash(0)
+    group.cut = {(2, 0)}
+    group.boot(0)
+    group.want(0)
+    for _ in range(2):
+        group.deliver(0, 1, LeaseReleased("db", 1, 2))
+        group.deliver(0, 2, LeaseReleased("db", 1, 2))
+    group.want(1)
+    group.run(D_MS - 20)
+    assert group.holders() in ([], [0])
+    group.isolate(0)
+    group.run(2 * D_MS)
+    assert group.holders() == [1]
+
+
+def test_a_voter_that_missed_the_operators_word_hears_it_when_it_asks() -> None:
+    """Found by the simulator (seed 101): it had the other's seal already, and so never asked it again."""
+    group = Group(4)
+    group.crash(0)
+    group.crash(1)
+    group.next_roster([2, 3], learn=[2, 3])
+    group.held_back = lambda i, j, message: isinstance(message, EpochForced)
+    group.node(2).force(sign_forced(Envelopes(OPERATOR, group.mesh_id), epoch_of(group.roster), 1), group.now)
+    group.step()
+    assert group.of(2, EpochBegun) and not group.of(3, EpochBegun)
+    group.held_back = lambda *_: False
+    group.run(D_MS)
+    assert group.of(3, EpochBegun)
+
+
+def test_an_epoch_after_a_forced_one_that_nobody_began() -> None:
+    """Found by the simulator (seed 596): the operator's word for an epoch still vouches for what was below it."""
+    group = Group(4, voters=2)
+    group.crash(0)
+    group.next_roster([1, 2], learn=[1, 2])
+    word = sign_forced(Envelopes(OPERATOR, group.mesh_id), epoch_of(group.roster), 1)
+    group.next_roster([2, 3], learn=[1, 2, 3])
+    group.node(3).force(word, group.now)
+    group.run(3 * D_MS)
+    assert [i for i in range(4) if group.of(i, EpochBegun)] == [2, 3]
+    group.want(3)
+    group.run(D_MS)
+    assert group.holders() == [3]
