@@ -123,6 +123,8 @@ class LeaseWorld:
         host.inbox.clear()
         host.frozen = host.fetching = False
         host.wake_ns = -1
+        if host.clock.ppm == 0:
+            host.clock.change(self.clock.now_ns, host.base_ppm)
         if reboot:  # the old clock goes on for whoever still counts on it
             host.clock = HostClock(self.clock.now_ns, self.rng.randrange(1 << 40), host.base_ppm)
         if self.faults.stale and not self.healed and self.rng.random() < 0.3:
