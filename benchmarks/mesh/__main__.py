@@ -8,15 +8,17 @@ import random
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from benchmarks.hosts import World, missing
-from benchmarks.mesh import serf
+from benchmarks.mesh import serf, simulated
 from benchmarks.mesh.ours import Ours, fsync_ms
 from benchmarks.mesh.peer import Peer
 from benchmarks.mesh.rows import QUICK, STOPPED, Effort, Figure
-from benchmarks.mesh.table import MEASURES, flatten, lines, print_lines
+from benchmarks.mesh.table import MEASURES, TOGETHER, default_rows, flatten, lines, print_lines
 
 PRIORITY = -15
 
@@ -24,6 +26,8 @@ PRIORITY = -15
 def main() -> int:
     """Run it; the exit status says whether it could run, not who won."""
     options = _options()
+    if options.sim:
+        return simulated.main(options.sim, options.json)
     problem = missing(*(["serf"] if options.peer == "serf" else []))
     if problem is not None:
         print(f"benchmarks.mesh: {problem}", file=sys.stderr)
@@ -48,43 +52,54 @@ def main() -> int:
 
 
 def _run(nodes: int, run: int, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All rows of one number of nodes, the peer first, then us, each alone on the machine."""
+    """All rows of one number of nodes. Each mesh has hosts of its own; what is a matter of CPU, each does while the other only idles."""
     results: list[dict[str, Any]] = []
-    with World(nodes, options.state, static_neighbours=True) as world:
-        rng = random.Random(f"{options.seed} {nodes} {run}")
-        meshes: list[type[Peer]] = [serf.Serf, Ours] if options.peer == "serf" else [Ours]
-        for kind in meshes:
+    rng = random.Random(f"{options.seed} {nodes} {run}")
+    names = [name for name in options.rows or default_rows(nodes) if name != "stopped" or nodes > 2 * STOPPED]
+    with ExitStack() as stack:
+        meshes: list[Peer] = []
+        kinds: list[type[Peer]] = [serf.Serf, Ours] if options.peer == "serf" else [Ours]
+        for kind in kinds:
+            world = stack.enter_context(World(nodes, options.state, static_neighbours=True))
             mesh = kind(world, random.Random(rng.random()))
-            _log(options, f"N={nodes} run {run}: {mesh.name} (load {os.getloadavg()[0]:.2f}, one sync {fsync_ms(world.root):.2f} ms)")
-            try:
-                mesh.start(mesh.seats.values())
-                for name in options.rows:
-                    if name == "stopped" and nodes < 2 * STOPPED + 1:
-                        continue
-                    try:
-                        mesh.settle()
-                        figures = MEASURES[name](mesh, options.effort)
-                    except RuntimeError as error:
-                        figures = [Figure(name, None, {"error": str(error)})]
-                    results += flatten(figures, nodes, mesh.name, run)
-                    for figure in figures:
-                        _log(options, f"  {mesh.name} {figure.row}: {figure.value} {json.dumps(figure.detail) if figure.detail else ''}")
-            finally:
-                mesh.stop(kill=True)
-                world.heal()
+            stack.callback(mesh.stop, kill=True)
+            meshes.append(mesh)
+            mesh.start(mesh.seats.values())
+        _log(options, f"N={nodes} run {run} (load {os.getloadavg()[0]:.2f}, one sync {fsync_ms(meshes[-1].world.root):.2f} ms)")
+        for name in names:
+            for together in [meshes] if name in TOGETHER else [[mesh] for mesh in meshes]:
+                with ThreadPoolExecutor(len(together)) as pool:
+                    for mesh, figures in zip(together, pool.map(lambda mesh: _measure(mesh, name, options), together), strict=True):  # noqa: B023
+                        results += flatten(figures, nodes, mesh.name, run)
+                        for figure in figures:
+                            _log(
+                                options, f"  {mesh.name} {figure.row}: {figure.value} {json.dumps(figure.detail) if figure.detail else ''}"
+                            )
     return results
+
+
+def _measure(mesh: Peer, name: str, options: argparse.Namespace) -> list[Figure]:
+    try:
+        mesh.settle()
+        return MEASURES[name](mesh, options.effort)
+    except RuntimeError as error:
+        return [Figure(name, None, {"error": str(error)})]
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.mesh", description="Our mesh beside serf on hosts of namespaces; root only."
+        prog="python -m benchmarks.mesh",
+        description="Our mesh beside serf on hosts of namespaces; root only. The default takes about 12 minutes on two cores.",
     )
     parser.add_argument("--peer", choices=("serf", "none"), default="serf", help="whom to run beside us")
     parser.add_argument("--nodes", type=_numbers, default=[10, 25, 50], help="how many hosts, for example 10,25,50")
     parser.add_argument("--runs", type=int, default=1, help="how often, all of it")
-    parser.add_argument("--rows", type=_rows, default=list(MEASURES), help=f"which rows: {','.join(MEASURES)}")
+    parser.add_argument("--rows", type=_rows, default=None, help=f"only these: {','.join(MEASURES)}; default: those with an aim for this N")
     parser.add_argument("--quick", action="store_true", help="fewer kills and events, shorter waits: to find out, not to report")
     parser.add_argument("--seed", type=int, default=1, help="who is killed and who speaks")
+    parser.add_argument(
+        "--sim", type=_numbers, help="instead: bytes per idle node in the simulator for these numbers, for example 10,100,1000"
+    )
     parser.add_argument("--state", type=Path, default=None, help="where the hosts' folders lie; default: the folder for temporary files")
     parser.add_argument("--json", action="store_true", help="print one JSON object, with every detail")
     options = parser.parse_args()
@@ -94,8 +109,8 @@ def _options() -> argparse.Namespace:
 
 def _numbers(text: str) -> list[int]:
     found = [int(word) for word in text.split(",") if word.isdecimal()]
-    if len(found) != len(text.split(",")) or not all(2 <= number <= 200 for number in found):
-        raise argparse.ArgumentTypeError("write numbers of 2 to 200, with commas")
+    if len(found) != len(text.split(",")) or not all(2 <= number <= 1500 for number in found):
+        raise argparse.ArgumentTypeError("write numbers of 2 to 1500, with commas")
     return found
 
 

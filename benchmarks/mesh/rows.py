@@ -27,16 +27,16 @@ BURST = 50
 class Effort:
     """How long and how often. ``quick`` is for finding out, not for reporting."""
 
-    kills: int = 5
+    kills: int = 7
     events: int = 300
-    events_per_s: float = 5.0
+    events_per_s: float = 15.0
     partition_s: float = 60.0
     flip_s: float = 20.0
     flips: int = 3
-    idle_s: float = 300.0
+    idle_s: float = 35.0
 
 
-QUICK = Effort(kills=3, events=60, partition_s=30.0, idle_s=60.0)
+QUICK = Effort(kills=3, events=60, partition_s=20.0, idle_s=15.0)
 
 
 @dataclass(slots=True)

@@ -68,6 +68,16 @@ MEASURES: dict[str, Measure] = {
     "flip": rows.flip,
 }
 """What ``--rows`` names, in the order in which they run."""
+TOGETHER = frozenset({"idle", "gone", "stopped", "partition", "flip"})
+"""Mostly waiting: both meshes at the same time, each on its own hosts."""
+AIMED = {"join": (10, 50), "events": (10, 50), "killed": (10, 50), "stopped": (25,), "partition": (10,), "flip": (10,)}
+"""The sizes that a row has an aim for; all, where it is not named."""
+
+
+def default_rows(nodes: int) -> list[str]:
+    """The rows that ``nodes`` has an aim for; all of them where that is none of the usual sizes."""
+    usual = {size for sizes in AIMED.values() for size in sizes}
+    return [name for name in MEASURES if nodes not in usual or nodes in AIMED.get(name, usual)]
 
 
 def lines(results: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks.hosts import missing
 from benchmarks.mesh.rows import Figure, median
-from benchmarks.mesh.table import ROWS, flatten, lines
+from benchmarks.mesh.simulated import AIM_BYTES_S, FLAT, bytes_per_node
+from benchmarks.mesh.table import ROWS, default_rows, flatten, lines
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,7 +30,7 @@ def test_what_is_missing_is_said_in_one_line(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1 and ("apt-get install" in done.stderr or "needs root" in done.stderr)
 
 
-@pytest.mark.parametrize("words", [["--nodes", "1"], ["--nodes", "ten"], ["--rows", "speed"]])
+@pytest.mark.parametrize("words", [["--nodes", "1"], ["--nodes", "ten"], ["--rows", "speed"], ["--sim", "0"]])
 def test_bad_options_are_refused(words: list[str]) -> None:
     assert run(*words).returncode == 2
 
@@ -52,6 +53,20 @@ def test_the_aim_holds_in_every_run_not_on_average() -> None:
 def test_aims_between_two_sizes_lie_on_a_line() -> None:
     assert [ROWS["gone"].aim(n) for n in (5, 10, 25, 50, 80)] == [3.0, 3.0, 3.5, 4.0, 4.0]
     assert ROWS["join"].aim(30) == 0.65
+
+
+def test_every_aim_is_measured_at_its_sizes() -> None:
+    assert {"flip", "partition", "events", "join", "gone", "idle"} <= set(default_rows(10))
+    assert default_rows(25) == ["idle", "gone", "stopped"]
+    assert {"events", "join", "gone", "idle"} <= set(default_rows(50))
+    assert {"flip", "stopped"} <= set(default_rows(30)), "all rows for an unusual size"
+
+
+def test_an_idle_node_costs_the_same_in_any_mesh() -> None:
+    """1,000 nodes take minutes and are the benchmark's; a cost that grows with their number shows at 60."""
+    few, many = (bytes_per_node(count)[0] for count in (10, 60))
+    assert max(few, many) <= AIM_BYTES_S
+    assert max(few, many) <= FLAT * min(few, many)
 
 
 @pytest.mark.slow
