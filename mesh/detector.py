@@ -172,7 +172,8 @@ class Detector:
             return
         doubtful = member.present
         self._membership.accuse(member, probe.knock or "silent", now)
-        if doubtful:
+        # Once a while: where all are slow, each failure would bring three more, and each of those a TLS handshake.
+        if doubtful and self._out.once("hurry", now, self._limits.probe_interval_ms):
             self._hurry(probe, now)
 
     def _hurry(self, failed: Probe, now: Instant) -> None:

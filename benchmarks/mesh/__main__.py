@@ -7,8 +7,8 @@ import platform
 import random
 import signal
 import sys
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -68,14 +68,26 @@ def _run(nodes: int, run: int, options: argparse.Namespace) -> list[dict[str, An
         _log(options, f"N={nodes} run {run} (load {os.getloadavg()[0]:.2f}, one sync {fsync_ms(meshes[-1].world.root):.2f} ms)")
         for name in names:
             for together in [meshes] if name in TOGETHER else [[mesh] for mesh in meshes]:
-                with ThreadPoolExecutor(len(together)) as pool:
-                    for mesh, figures in zip(together, pool.map(lambda mesh: _measure(mesh, name, options), together), strict=True):  # noqa: B023
-                        results += flatten(figures, nodes, mesh.name, run)
-                        for figure in figures:
-                            _log(
-                                options, f"  {mesh.name} {figure.row}: {figure.value} {json.dumps(figure.detail) if figure.detail else ''}"
-                            )
+                for mesh, figures in zip(together, _measure_all(together, name, options), strict=True):
+                    results += flatten(figures, nodes, mesh.name, run)
+                    for figure in figures:
+                        _log(options, f"  {mesh.name} {figure.row}: {figure.value} {json.dumps(figure.detail) if figure.detail else ''}")
     return results
+
+
+def _measure_all(meshes: list[Peer], name: str, options: argparse.Namespace) -> list[list[Figure]]:
+    """One row of each mesh at the same time. Daemon threads: a signal ends the benchmark at once, and with it its hosts."""
+    found: dict[int, list[Figure]] = {}
+
+    def measure(i: int) -> None:
+        found[i] = _measure(meshes[i], name, options)
+
+    threads = [threading.Thread(target=measure, args=(i,), daemon=True) for i in range(len(meshes))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [found.get(i, [Figure(name, None, {"error": "the harness failed"})]) for i in range(len(meshes))]
 
 
 def _measure(mesh: Peer, name: str, options: argparse.Namespace) -> list[Figure]:

@@ -8,7 +8,7 @@ from benchmarks.hosts.namespaces import threads_of
 from benchmarks.mesh.peer import Peer
 from benchmarks.mesh.rows import Effort, Figure
 
-QUIET_S = 8.0
+QUIET_S = 25.0
 NS_PER_S = 1e9
 
 

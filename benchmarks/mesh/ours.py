@@ -4,6 +4,7 @@ import json
 import os
 import random
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Iterable
@@ -37,9 +38,14 @@ class Ours(Peer):
         return Home(seat.host.folder / "state")
 
     def start(self, seats: Iterable[Seat], joined: bool = True) -> None:
+        chosen = list(seats)
+        if not joined and self._made:
+            # serf remembers nobody either: what is measured is how strangers meet, not how a mesh restarts.
+            for seat in chosen:
+                shutil.rmtree(self.home(seat).path)
+            self._made = False
         if not self._made:
             self._make()
-        chosen = list(seats)
         if not joined:
             self.world.mute(*(seat.host for seat in chosen))
         for seat in chosen:
@@ -58,7 +64,7 @@ class Ours(Peer):
         return began
 
     def join_means(self) -> str:
-        return "agents up and alone, all but ARP between them dropped; the cut ends; until all see all (includes the wait for the next try)"
+        return "new agents that know three seeds, up, and all but ARP dropped; the cut ends; until all see all (with the wait for a try)"
 
     def say(self, seat: Seat, text: str) -> None:
         with socket.socket(socket.AF_UNIX) as control:
