@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from cloudisense.keys.encoding import unpack
 from cloudisense.keys.errors import RemoteProtocolError
-from cloudisense.mesh.effects import Persist
+from cloudisense.mesh.effects import Persist, Put
 from cloudisense.mesh.instant import Instant
 from cloudisense.mesh.lease import Leases
 
@@ -94,10 +94,15 @@ class LeaseHost:
 
     def sync(self, effect: Persist) -> None:
         """A write is on disk."""
-        for put in effect.rows:
+        for put in rows_of(effect):
             key, value = str(put.row["key"]), put.row["value"]
             if isinstance(value, bytes):
                 self.disk[key] = value
                 if key.startswith(PROMISE) and not key.endswith("floor"):
                     name, token = unpack(value, list)
                     self.promises[name] = (token[0], token[1], token[2])
+
+
+def rows_of(effect: Persist) -> list[Put]:
+    """What a lease writes; it deletes nothing."""
+    return [row for row in effect.rows if isinstance(row, Put)]

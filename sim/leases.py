@@ -28,7 +28,7 @@ from cloudisense.mesh.voter import Voter
 from cloudisense.sim.clock import Clock
 from cloudisense.sim.lease_checkers import Checks
 from cloudisense.sim.lease_faults import D_MS, D_NS, RHOS, Air, Faults
-from cloudisense.sim.lease_host import PPM, HostClock, LeaseHost, Stamps
+from cloudisense.sim.lease_host import PPM, HostClock, LeaseHost, Stamps, rows_of
 
 IDS = [Identity.generate(HashRng(f"lease world {i}")).id for i in range(9)]
 OPERATOR, ROOT = (Identity.generate(HashRng(f"lease world {name}")).id for name in ("operator", "root"))
@@ -291,7 +291,7 @@ class LeaseWorld:
             return
         host.unsynced.remove(effect)
         host.sync(effect)
-        self.note(host.index, f"synced {','.join(str(put.row['key']) for put in effect.rows)}")
+        self.note(host.index, f"synced {','.join(str(put.row['key']) for put in rows_of(effect))}")
         if not self._strikes(host, "after sync"):
             self.event(host, lambda leases: leases.persisted(effect.token, self.now(host)))
 

@@ -8,6 +8,7 @@ from cloudisense.keys.certificate import read_certificate
 from cloudisense.mesh.core import Mesh
 from cloudisense.mesh.member import Alive, Member, State
 from cloudisense.mesh.stored import Stored
+from cloudisense.sim.disk import Disk
 from cloudisense.sim.meshes import Host, Meshes
 
 QUIET_S = 20.0
@@ -23,9 +24,9 @@ def settled(count: int, seed: int = 1) -> Meshes:
     now = world.clock.instant()
     for number in range(1, count + 1):
         name, address = f"n{number}", (f"10.0.{number // 250}.{number % 250 + 1}", 7963)
-        host = Host(name, address, world.keys.member(name))
+        host = Host(name, address, world.keys.member(name), Disk(world.clock, random.Random(number)))
         rng = random.Random(world.rng.randrange(1 << 62))
-        host.mesh = Mesh(host.member.identity, host.member.certificate, world.keys.chain, world.limits, rng, Stored(name, address, 1, 1))
+        host.mesh = Mesh(host.member.identity, host.member.certificate, world.chain, world.limits, rng, Stored(name, address, 1, 1))
         world.hosts.append(host)
         world._at[address] = host
         host.mesh.start(now)

@@ -9,7 +9,7 @@ import msgspec
 from cloudisense.keys.identity import Identity
 from cloudisense.keys.roster import Issuer, Roster, mesh_id_of, sign_roster
 from cloudisense.keys.testing import HashRng, issue_for_tests
-from cloudisense.mesh.effects import Persist
+from cloudisense.mesh.effects import Persist, Put
 from cloudisense.mesh.instant import NS_PER_MS, Instant
 from cloudisense.mesh.lease import Leases, Tell
 from cloudisense.mesh.lease_messages import LeaseMessage
@@ -87,7 +87,8 @@ class Group:
 
     def sync(self, i: int) -> None:
         effect = self.unsynced[i].pop(0)
-        self.disks[i] |= {str(put.row["key"]): bytes(put.row["value"]) for put in effect.rows if isinstance(put.row["value"], bytes)}
+        rows = [put.row for put in effect.rows if isinstance(put, Put)]
+        self.disks[i] |= {str(row["key"]): row["value"] for row in rows if isinstance(row["value"], bytes)}
         self.node(i).persisted(effect.token, self.now)
 
     def _carry_out(self, i: int, effect: Tell | Persist) -> None:
