@@ -210,6 +210,7 @@ def test_a_revoked_member_is_heard_no_more(four: Arena) -> None:
     entry = four["mallory"].mesh.append("alert", b"x", four.now())
     sealed = four["mallory"].mesh._sessions.seal(four["anna"].id, b"\x93\x01\x01\xc4\x00")
     revoke(four, "mallory")
+    assert not four["anna"].mesh._sessions.knows(four["mallory"].id), "the session is cut, not only refused"
     before = four.snapshot("anna")
     four.datagram(four["anna"], sealed, four["mallory"].address)
     four.say("mallory", "anna", Ping(1, bytes(8), ()), Push((entry.data,), True))
