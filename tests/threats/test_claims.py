@@ -10,6 +10,7 @@ from cloudisense.keys.certificate import Certificate, issue
 from cloudisense.keys.encoding import pack
 from cloudisense.keys.envelope import Envelope, seal
 from cloudisense.keys.errors import RemoteProtocolError
+from cloudisense.keys.identity import Identity
 from cloudisense.keys.roster import Roster, sign_roster
 from cloudisense.keys.session import _LOW_ORDER_U
 from cloudisense.keys.succession import upholding
@@ -129,6 +130,17 @@ def test_session_keys_in_bad_form(four: Arena, u: int) -> None:
     assert four["anna"].mesh.dropped["bad session key"] == 1
 
 
+@pytest.mark.parametrize("mesh", ["ours", "another"])
+def test_a_certificate_of_another_mesh(four: Arena, mesh: str) -> None:
+    """Control: the mesh id is under every signature. Even the same issuer's word for one mesh is none for the next."""
+    stranger = Identity(b"s" * 32)
+    mesh_id = four.keys.mesh_id if mesh == "ours" else b"m" * 32
+    content = Certificate(stranger.id, "stranger", ("member",), (), NOT_BEFORE_MS, NOT_AFTER_MS, four.keys.issuer.id)
+    alive = Alive(stranger.id, "stranger", "10.0.0.9", 7963, 1, 1, four["mallory"].mesh._sessions.key.public)
+    claim = (seal(stranger, "alive", four.keys.mesh_id, pack(alive)), issue(four.keys.issuer, mesh_id, content))
+    assert ("members" in tell(four, claim)) == (mesh == "ours")
+
+
 @pytest.mark.parametrize("key", BAD_KEYS)
 def test_identities_in_bad_form(four: Arena, key: bytes) -> None:
     """Control: ``checked_public_key`` (keys/identity.py). Under a small-order key one signature is good for every message."""
@@ -210,6 +222,7 @@ def test_a_revoked_member_is_heard_no_more(four: Arena) -> None:
     entry = four["mallory"].mesh.append("alert", b"x", four.now())
     sealed = four["mallory"].mesh._sessions.seal(four["anna"].id, b"\x93\x01\x01\xc4\x00")
     revoke(four, "mallory")
+    assert not four["anna"].mesh._sessions.knows(four["mallory"].id), "the session is cut, not only refused"
     before = four.snapshot("anna")
     four.datagram(four["anna"], sealed, four["mallory"].address)
     four.say("mallory", "anna", Ping(1, bytes(8), ()), Push((entry.data,), True))

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ from cloudisense import joining
 from cloudisense.clock import read_clock
 from cloudisense.home import Home, Membership
 from cloudisense.joining import Issuer, JoinRequest
+from cloudisense.keys import tls
 from cloudisense.keys.certificate import check_certificate
 from cloudisense.keys.encoding import pack, unpack
 from cloudisense.keys.envelope import seal
 from cloudisense.keys.identity import Identity
 from cloudisense.keys.invite import Token, make_invite, parse_token
+from cloudisense.keys.roster import Issuer as Issuing
+from cloudisense.keys.roster import sign_roster
+from cloudisense.keys.succession import with_issuer
 from cloudisense.keys.tls import private_pem
 from cloudisense.net.streams import Limits, StreamServer, TlsOwn, send_join
 from cloudisense.store import Store
@@ -160,6 +165,24 @@ async def test_the_secret_goes_to_the_issuer_only(founder: Founder, tmp_path: Pa
         assert founder.heard == []
     finally:
         await server.close()
+
+
+async def test_nor_to_another_issuer_of_the_same_mesh(founder: Founder, tmp_path: Path) -> None:
+    """Control: ``joining._ask`` compares with the issuer that the invite names; another one does not know it, and needs not to."""
+    member = await join(tmp_path / "b", founder.invite(), "b")
+    root = founder.home.key("root")
+    anchor = tls.anchor(member.identity, 0, 2**41, 7)
+    roster = with_issuer(founder.member.roster, Issuing(member.identity.id, anchor))
+    chain = (*founder.member.chain, sign_roster(roster, member.mesh_id, root))
+    second = founder.serve(replace(member, chain=chain, roster=roster))
+    await second.start("127.0.0.1", 0)
+    founder.heard.clear()
+    try:
+        with pytest.raises(ValueError, match="not the issuer of this invite; the secret was not sent"):
+            await join(tmp_path / "c", founder.invite(port=second.port), "c")
+        assert founder.heard == []
+    finally:
+        await second.close()
 
 
 async def ask(founder: Founder, token: Token, name: str) -> bytes:
