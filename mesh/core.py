@@ -97,6 +97,17 @@ class Mesh:
             Forks: lambda peer, message, now: delivery.forgers.take(message, now),
             Direct: lambda peer, message, now: self._out.tell(DirectReceived(peer, message.body)),
         }
+        self._timers: dict[str, Callable[[Instant], object]] = {
+            "probe": self._period,
+            "seek": detector.seek,
+            "greet": lambda now: membership.greet_unmet(),
+            "gossip": membership.gossip,
+            "refute": lambda now: membership.refute_owed(),
+            "rekey": self._rekey,
+            "gather": delivery.gather.flush,
+            "rows": lambda now: membership.rows.flush(),
+            "checkpoint": delivery.pruner.propose,
+        }
         membership.repair = lambda peer: delivery.push_pull(peer, reply=True)
         self._stored_revocations = stored.revocations
         for data in stored.entries:
@@ -303,8 +314,10 @@ class Mesh:
         try:
             peer, message = self._sessions.open(data, now)
         except RemoteProtocolError as error:
-            if error.reason in ("unknown key", "for another key") and self._limiter.allow(source[0], now):
-                # Whoever it is knows us from an earlier boot, or is not known to us yet: a hello mends both.
+            # Whoever it is knows us from an earlier boot, or is not known to us yet: a hello mends both, one for a whole volley.
+            stranger = error.reason in ("unknown key", "for another key")
+            volley_ms = self._limits.gossip_interval_ms
+            if stranger and self._out.once(("stranger", source), now, volley_ms) and self._limiter.allow(source[0], now):
                 self._answer(source, b"", b"", len(data))
             raise
         self._charged(peer, message, now, self._limits.datagram_bytes)
@@ -334,12 +347,16 @@ class Mesh:
         if held.claim != hello.claim:
             # It forgot what it claimed before (its state was restored), and has another session key now: tell it by TLS.
             self._out.send_bulk(signer, source, Claims(((held.claim, held.certificate_data),)))
-        if self.members[signer].alive.incarnation > known:
+        if known == 0:
+            # Who was known before greets all that it knows itself; of one that is new, we may be the first to hear.
             own.tell_all((hello.claim, hello.certificate), but=signer)
         if hello.token:
             to = self._greeter.hello(own.claim, self._context.certificate, source, signer, hello.token, ask=False)
             self._out.send_clear(source, to)
-            self._delivery.push_pull(signer, reply=True)
+            if self._out.once("acquaint", now, self._limits.acquaint_ms):
+                self._delivery.push_pull(signer, reply=True)
+            else:
+                self._detector.nod(signer)  # many meet us at once: one of them tells what there is to know
 
     def _answer(self, source: Address, to: bytes, echo: bytes, size: int) -> None:
         """A hello to an address that proved nothing: in proportion to what came in, or to where a member said that it is."""
@@ -385,24 +402,19 @@ class Mesh:
         rekey_ms = self._limits.rekey_ms
         self._out.after("rekey", now, rekey_ms + self._context.rng.randrange(rekey_ms // 10 + 1))
 
+    def _period(self, now: Instant) -> None:
+        self._membership.refresh(now)
+        self._detector.period(now)
+
+    def _rekey(self, now: Instant) -> None:
+        self._membership.rekey()
+        self._next_key(now)
+
     def _timer(self, name: object, now: Instant) -> None:
+        if isinstance(name, str) and name in self._timers:
+            self._timers[name](now)
+            return
         match name:
-            case "probe":
-                self._membership.refresh(now)
-                self._detector.period(now)
-            case "gossip":
-                self._membership.gossip(now)
-            case "rekey":
-                self._membership.rekey()
-                self._next_key(now)
-            case "refute":
-                self._membership.refute_owed()
-            case "gather":
-                self._delivery.gather.flush(now)
-            case "rows":
-                self._membership.rows.flush()
-            case "checkpoint":
-                self._delivery.pruner.propose(now)
             case ("probe", int(sequence)):
                 self._detector.probe_late(sequence, now)
             case ("suspicion", bytes(node)):

@@ -26,6 +26,7 @@ from cloudisense.mesh.wire import Bundles, Claims, Forks, Got, Push, PushPull, R
 RELAYS_PER_SLICE = 2
 GENERATION_BITS = 20
 ITEMS_PER_MESSAGE = 8
+CLAIMS_BY_DATAGRAM_BYTES = 40_000
 RIVAL_MS = 60_000
 """A peer on a rival branch is told of ours so often at most."""
 SLICE_SLACK = 4
@@ -244,7 +245,11 @@ class Delivery:
             self.give_up_on(peer)
             return
         member.mismatches += 1
-        if member.mismatches >= self._limits.digest_mismatches and self._out.once(("pull", peer), now, self._limits.probe_interval_ms):
+        limits = self._limits
+        if member.mismatches < limits.digest_mismatches:
+            return
+        # While much is new all digests differ: one exchange at a time brings it.
+        if self._out.once("exchange", now, limits.acquaint_ms) and self._out.once(("pull", peer), now, limits.probe_interval_ms):
             member.mismatches = 0
             self.push_pull(peer, reply=True)
 
@@ -264,7 +269,10 @@ class Delivery:
         trust.heard(peer, message.rosters)
         if message.rosters < len(trust.chain) or (message.rosters == len(trust.chain) and message.roster not in (b"", _newest(trust))):
             self._membership.send(peer, Rosters(trust.chain))
-        for claims in _batches(self._claims_missing_at(peer, message), self._limits.bulk_bytes // 2):
+        missing_claims = self._claims_missing_at(peer, message)
+        # A TLS handshake costs as much as some dozen datagrams.
+        few = sum(len(claim) + len(certificate) for claim, certificate in missing_claims) < CLAIMS_BY_DATAGRAM_BYTES
+        for claims in _batches(missing_claims, self._limits.datagram_bytes - 64 if few else self._limits.bulk_bytes // 2):
             self._membership.send(peer, Claims(tuple(claims)))
         proofs = [p for node, p in sorted(self.forgers.proofs.items()) if node not in message.forgers and self._wanted_of(node)]
         for start in range(0, len(proofs), ITEMS_PER_MESSAGE):
@@ -275,7 +283,8 @@ class Delivery:
         missing = [entry.data for entry in self.feeds.missing_at(message.vector, message.bases) if self._wanted_of(entry.node)]
         for batch in batches(missing, self._limits)[: self._limits.pulled_messages]:
             self._membership.send(peer, Push(batch, answer=True))
-        if message.reply:
+        newcomer = len(message.heads) <= 1 and not message.vector and message.rosters <= len(trust.chain)
+        if message.reply and not newcomer:  # who knows nobody else has nothing to tell
             self.push_pull(peer, reply=False)
 
     def _claims_missing_at(self, peer: bytes, message: PushPull) -> list[SignedClaim]:

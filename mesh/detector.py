@@ -31,11 +31,23 @@ class Detector:
         self._limits = context.limits
         self._prober = Prober(context.rng)
         self._lost_turn = 0
+        self._sought = 0
+        self._seek_until_ns = 0
         membership.confirm = self.confirm
 
     def start(self, now: Instant) -> None:
         """Begin, at a moment of our own within the period."""
         self._out.after("probe", now, self._context.rng.randrange(self._limits.probe_interval_ms))
+        self._seek_until_ns = now.boot_ns + self._limits.lost_eager_ms * NS_PER_MS
+        self.seek(now)
+
+    def seek(self, now: Instant) -> None:
+        """Alone since the start: greet one seed after the other, all nodes in the same order, so that a fleet meets at one of them."""
+        seeds = [seed for seed in self._context.stored.seeds if seed != self._context.stored.address]
+        if not self._membership.present() and seeds and now.boot_ns < self._seek_until_ns:
+            self._membership.greet(seeds[self._sought % len(seeds)])
+            self._sought += 1
+            self._out.after("seek", now, self._limits.seek_ms)
 
     # -- the period ----------------------------------------------------------------------------------------------------
 
@@ -54,6 +66,10 @@ class Detector:
         """Another accuses ``node``: see for ourselves, at once."""
         if not self._prober.probing(node):
             self._probe(node, now)
+
+    def nod(self, node: bytes) -> None:
+        """Let ``node`` hear us, and our digest. No probe: its silence means nothing."""
+        self._membership.send(node, Ping(0, self._digest(), ()))
 
     def _probe(self, node: bytes, now: Instant) -> None:
         self._ping(self._prober.start(node, self._membership.members[node].alive.incarnation), now)

@@ -34,6 +34,11 @@ class Limits:
     """Lost members are tried every period for this long, then every ``lost_patient_ms``, for ever."""
     lost_patient_ms: int = 30_000
 
+    seek_ms: int = 200
+    """A node alone greets a seed so often; a started one gives members so long to greet it first."""
+    acquaint_ms: int = 100
+    """Exchanges of all that is known begin so often at most, whoever is met; digests tell whether more are needed."""
+
     gossip_interval_ms: int = 200
     gossip_fanout: int = 3
     retransmit_mult: int = 4
@@ -77,8 +82,9 @@ class Limits:
     """Members asked at once to co-sign."""
     feeds: int = 4000
     """Pairs of node and generation."""
+    soon_rows_ms: int = 500
     late_rows_ms: int = 60_000
-    """A member's row on disk may be this late about its incarnation."""
+    """A member's row on disk may be this late about its state, and about its incarnation."""
     relayed_probes: int = 256
     hellos_per_source_s: int = 120
     """A fleet behind one address (NAT, loopback) greets at once: 50 joins are 100 hellos. An answer costs about 0.1 ms."""

@@ -39,7 +39,7 @@ from cloudisense.mesh.suspicion import accusers_needed, suspicion_ms
 from cloudisense.mesh.voice import ACCUSATIONS, Voice
 from cloudisense.mesh.wire import Claims, SignedClaim
 
-RETURN_GREETINGS = 64
+RETURN_GREETINGS = 8
 MAX_INCARNATION = 2**63
 DEPARTURE = "departure "
 """``meta`` keys that begin so hold the claim with which a member left or was forgotten; its id in hex follows."""
@@ -71,10 +71,11 @@ class Membership(Voice):
     def start(self, now: Instant) -> None:
         """Restore known members, greet them and the seeds."""
         self._restore(now)
-        for address in self._context.stored.seeds:
-            self.greet(address)
         for member in self.all():
-            self.greet(member.address, member.node)
+            # Of two that start at the same moment, one greets: or each pair would do so twice.
+            if self._context.id < member.node or member.state in LOST:
+                self.greet(member.address, member.node)
+        self._out.after("greet", now, self._limits.seek_ms)
         self.spread(self._context.id, self._context.id, (self.claim, self._context.certificate))
         self._out.after("gossip", now, self._context.rng.randrange(self._limits.gossip_interval_ms))
 
@@ -101,6 +102,12 @@ class Membership(Voice):
         if address != self._context.stored.address:
             hello = self._context.greeter.hello(self.claim, self._context.certificate, address, to, b"", ask=True)
             self._out.send_clear(address, hello)
+
+    def greet_unmet(self) -> None:
+        """Members of our store that gave no sign since the start."""
+        for member in self.all():
+            if member.present and not member.heard:
+                self.greet(member.address, member.node)
 
     def leave(self) -> None:
         """Tell everyone that we go on purpose."""
@@ -441,8 +448,9 @@ class Membership(Voice):
         self.rows.put(member)
         self.sum_up(member)
         if returned:
-            for other in self.lost()[:RETURN_GREETINGS]:
-                self.greet(other.address, other.node)
+            lost = {other.node: other for other in self.lost()}
+            for node in self._context.choose(sorted(lost), RETURN_GREETINGS):
+                self.greet(lost[node].address, node)
 
     # -- the roster ----------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
-"""Member rows on their way to disk: at once when something changed that a restart needs, later and together when only an incarnation did.
+"""Member rows on their way to disk, together: soon when something changed that a restart needs, late when only an incarnation did.
 
-A restless mesh refutes all the time; each refutation would be a row at every member, and flash wears out.
+A restless mesh refutes all the time; each refutation would be a row at every member, and flash wears out. Fifty that join at once
+are one sync, not fifty. What a crash loses in between, peers tell again.
 """
 
 from cloudisense.mesh.effects import Put
@@ -17,7 +18,8 @@ class MemberRows:
         self._limits = limits
         self._kept: dict[bytes, tuple[object, ...]] = {}
         """What the row of each member says, but for its incarnation."""
-        self._late: dict[bytes, Put] = {}
+        self._waiting: dict[bytes, Put] = {}
+        self._soon = False
 
     def put(self, member: Member) -> None:
         """``member`` has changed."""
@@ -30,17 +32,17 @@ class MemberRows:
         }
         alive = member.alive
         kept = (member.state, member.certificate_data, member.address, alive.boot, alive.session_public)
-        if self._kept.get(member.node) == kept:
-            self._late[member.node] = Put("members", row)
-            if "rows" not in self._out.timers:
-                self._out.wake_soon("rows", self._limits.late_rows_ms)
-        else:
-            self._kept[member.node] = kept
-            self._late.pop(member.node, None)
-            self._out.persist((Put("members", row),))
+        self._waiting[member.node] = Put("members", row)
+        changed = self._kept.get(member.node) != kept
+        self._kept[member.node] = kept
+        if changed and not self._soon:
+            self._soon = True
+            self._out.wake_soon("rows", self._limits.soon_rows_ms)
+        elif "rows" not in self._out.timers:
+            self._out.wake_soon("rows", self._limits.late_rows_ms)
 
     def flush(self) -> None:
         """Write what waits, in one go."""
-        rows, self._late = self._late, {}
+        rows, self._waiting, self._soon = self._waiting, {}, False
         if rows:
             self._out.persist(tuple(rows[node] for node in sorted(rows)))

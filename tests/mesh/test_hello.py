@@ -181,8 +181,9 @@ def test_a_source_is_answered_so_often_a_second_and_no_more(net: Any) -> None:
     assert a.mesh.dropped["for another key"] == 23
     a.mesh.poll_effects()
     world.now_ns += NS_PER_S
-    for _ in range(PER_SOURCE + 3):
-        a.mesh.handle_datagram(bytes([1, 1]) + bytes(1000), ("192.0.2.10", 1), world.instant())
+    for port in range(PER_SOURCE + 3):
+        for _ in range(3):  # one answer to a volley
+            a.mesh.handle_datagram(bytes([1, 1]) + bytes(1000), ("192.0.2.10", 1 + port), world.instant())
     assert len(sent(world, "a")) == 20
 
 

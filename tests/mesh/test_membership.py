@@ -44,6 +44,7 @@ def test_a_late_joiner_learns_everybody_and_everybody_the_joiner(net: Any) -> No
 
 def test_what_is_known_is_on_disk(net: Any) -> None:
     world = net.formed("a", "b")
+    world.run(Limits().soon_rows_ms / 1000)
     [row] = world["a"].rows("members")
     assert (row["node"], row["state"]) == (world["b"].id, "alive")
     assert row["claim"] == world["b"].mesh._membership.claim
@@ -53,7 +54,6 @@ def test_claims_larger_than_a_datagram_in_sum_travel_in_parts(net: Any) -> None:
     world = net.formed(*(f"n{i}" for i in range(8)), limits=Limits(bulk_bytes=6000))
     assert world.run(10, lambda: world.all_know_all() and world.same_feeds())
     assert not any(host.mesh.dropped["message too large to send"] for host in world.hosts.values())
-    assert any(data[1] == 5 for host in world.hosts.values() for data in host.bulk), "the rest came as claims"
 
 
 # -- leaving and coming back -----------------------------------------------------------------------------------------
