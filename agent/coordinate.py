@@ -11,6 +11,7 @@ from cloudisense.agent.catalogue import Catalogue
 from cloudisense.agent.detect import RULES, Rule
 from cloudisense.agent.entries import Alert, Closed, Failed, Help, Intent, Offer, Outcome, StepReply, StepRequest
 from cloudisense.agent.events import Estimated, FileSystem, Sampled, StepDone
+from cloudisense.agent.gate import LAPSED
 from cloudisense.agent.incident import Incident, incident_id, incident_key
 from cloudisense.agent.ledger import Ledger
 from cloudisense.agent.plan import Measured, Plan, Step
@@ -324,6 +325,8 @@ class Coordinator:
         case.running = False
         reply = case.replies[outcome.index] = StepReply(outcome.nonce, outcome.index, outcome.verdict, outcome.detail)
         self._speech.send(incident.capability.holder, reply, now)
+        if outcome.verdict == "refused" and outcome.detail == LAPSED:
+            return  # the plan is as good as it was: what is left is ours, once the lapse comes up
         if outcome.verdict != "done":
             self._fail(incident, f"step {outcome.index + 1} {outcome.verdict}: {outcome.detail}", now)
         elif outcome.index + 1 == incident.capability.steps:

@@ -20,6 +20,8 @@ from cloudisense.mesh.instant import NS_PER_MS, Instant
 PLAN_BYTES = 8192
 CAPABILITY_ENTRY_BYTES = 1024
 
+LAPSED = "the capability has lapsed"
+
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
@@ -77,7 +79,7 @@ class Gate:
             (capability.gate == self._host and plan.gate == self._host, "the capability is for another gate"),
             (capability.boot == self._boot, "the capability is from before the guard's restart"),
             (capability.holder == request.requester, "the capability belongs to another node"),
-            (granted_ns <= now.boot_ns <= granted_ns + capability.lapse_ms * NS_PER_MS, "the capability has lapsed"),
+            (granted_ns <= now.boot_ns <= granted_ns + capability.lapse_ms * NS_PER_MS, LAPSED),
             (capability.plan_hash == plan.hash, "the plan is not the one that was authorised"),
             (capability.incident == plan.incident, "the capability is for another incident"),
             (len(plan.steps) == capability.steps and 0 <= index < capability.steps, "no such step"),

@@ -46,7 +46,7 @@ class Delivery:
         self.generation = self._generation_of(context.stored.boot)
         self.forgers = Forgers(context, membership, self.feeds)
         self.pruner = Pruner(context, membership, self.feeds, self.forgers)
-        self.pruner.adopted = lambda entries, now: self._arrived(entries, False, now)
+        self.pruner.adopted = self._adopted
         self.gather = Gather(membership, context.out, context.limits)
         self._over_quota: set[bytes] = set()
 
@@ -136,8 +136,9 @@ class Delivery:
         if known and message.answer:
             self._acknowledge(known, now)
         if fresh:
+            self._tell(fresh)
             rows = tuple(entry_row(entry, now) for entry in fresh)
-            self._out.persist(rows, lambda later: self._arrived(fresh, message.answer, later))
+            self._out.persist(rows, lambda later: self._kept(fresh, message.answer, later))
 
     def relay(self, peer: bytes, message: Relay, now: Instant) -> None:
         """Keep entries and pass them on to our slice, the first time that we see them.
@@ -208,10 +209,19 @@ class Delivery:
             self.generation = self._generation_of(boot)
             self._out.persist((Put("meta", {"key": "boot", "value": boot.to_bytes(8, "big")}),))
 
-    def _arrived(self, entries: list[Entry], answer: bool, now: Instant) -> None:
-        self.feeds.made_durable(entries)
-        # What we said ourselves, and forgot, is history: nothing follows from it now. A forger is not believed.
+    def _tell(self, entries: list[Entry]) -> None:
+        """News at once: writes keep their order, so nothing that follows from an entry is ever on disk without it.
+
+        What we said ourselves, and forgot, is history: nothing follows from it now. A forger is not believed.
+        """
         self._out.tell(*(EntryArrived(entry) for entry in entries if entry.node != self._context.id and entry.node not in self.forgers))
+
+    def _adopted(self, entries: list[Entry], now: Instant) -> None:
+        self._tell(entries)
+        self._kept(entries, False, now)
+
+    def _kept(self, entries: list[Entry], answer: bool, now: Instant) -> None:
+        self.feeds.made_durable(entries)
         if answer:
             self._acknowledge(entries, now)
 
