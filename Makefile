@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench fuzz lint format clean prepare-demo prepare-test
+.PHONY: help demo test check model bench fuzz lint format clean prepare-demo prepare-test
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name words; do printf '  make %-8s %s\n' "$$name" "$$words"; done
@@ -29,6 +29,9 @@ test: lint ## everything that must hold: style, types, layers, tests (ARGS="..."
 check: prepare-test ## what takes longer: slow tests and long random ones, with new seeds each time
 	@echo "check: slow tests, and properties with more and random examples"
 	@$(PYTEST) -n $(JOBS) -m "slow or hypothesis" --hypothesis-profile=long --timeout=300 $(ARGS)
+
+model: ## every history of a small model of the lease, with Debian's spin: some minutes, 2 GB (ARGS="-DNO_WAIT" takes a rule away)
+	@tests/model/check.sh $(ARGS)
 
 bench: prepare-test ## our mesh beside serf, on hosts made of namespaces; root only (ARGS="--nodes 10 --quick")
 	@$(BIN)/python -m benchmarks.mesh $(ARGS)

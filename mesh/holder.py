@@ -13,7 +13,7 @@ from cloudisense.mesh.effects import Put
 from cloudisense.mesh.epoch import Epoch, Epochs
 from cloudisense.mesh.grant import certificate_of, open_grant
 from cloudisense.mesh.instant import NS_PER_MS, Instant
-from cloudisense.mesh.lease_messages import NONCE_BYTES, SPENT, LeaseDenied, LeaseGranted, LeaseReleased, LeaseRequest
+from cloudisense.mesh.lease_messages import HELD, NONCE_BYTES, SPENT, LeaseDenied, LeaseGranted, LeaseReleased, LeaseRequest
 from cloudisense.mesh.lease_port import Lease, LeaseHeld, LeaseLost, LeaseWaits, Port
 from cloudisense.mesh.marks import Marks
 from cloudisense.mesh.signatures import Signatures
@@ -247,7 +247,7 @@ class Holder:
         wish.trying = None
         self._port.cancel(("ask", wish.key))
         self._release(wish.key, attempt.token)
-        left = sorted(attempt.denials[voter].left_ms * NS_PER_MS if voter in attempt.denials else 0 for voter in epoch.voters)
+        left = sorted(_left_ns(attempt.denials[voter], epoch) if voter in attempt.denials else 0 for voter in epoch.voters)
         reasons = sorted({denial.reason for denial in attempt.denials.values()})
         if reasons == [SPENT] and not wish.fails:
             wish.fails = 1  # nobody is in the way, we only did not know how far the rounds had gone
@@ -266,3 +266,12 @@ class Holder:
     def _release(self, key: str, token: Token) -> None:
         for voter in self._terms(token).voters:
             self._port.send(voter, LeaseReleased(key, *token[:2]))
+
+
+def _left_ns(denial: LeaseDenied, epoch: Epoch) -> int:
+    """For how long it is no use to ask this voter again.
+
+    A grant as young as a try may be one: two that tried at once refuse each other, and neither must wait for a lease that nobody has.
+    """
+    left_ns = denial.left_ms * NS_PER_MS
+    return 0 if denial.reason == HELD and left_ns > epoch.lease_ns - epoch.lease_ns // PATIENCE else left_ns

@@ -173,12 +173,27 @@ def test_a_late_request_after_the_release_frees_the_voter_again() -> None:
 def test_refusals_say_why_and_how_long() -> None:
     group = Group(3)
     group.want(0)
-    group.run(100)
+    group.run(300)
     group.want(1)
     denied = [m for _, j, m in group.sent if j == 1 and isinstance(m, LeaseDenied) and m.reason == "held"]
-    assert denied and denied[0].left_ms == D_MS - 100 and denied[0].round == 1
+    assert denied and denied[0].left_ms == D_MS - 300 and denied[0].round == 1
     waits = group.of(1, LeaseWaits)[0]
-    assert "held" in waits.reason and waits.wait_ns >= (D_MS - 100) * NS_PER_MS
+    assert "held" in waits.reason and waits.wait_ns >= (D_MS - 300) * NS_PER_MS
+
+
+def test_two_that_refuse_each_other_try_again_soon() -> None:
+    """Found by the simulator (seed 1533): each waited a whole lease for one that the other never had."""
+    group = Group(2)
+    group.held_back = lambda i, j, message: isinstance(message, LeaseRequest)
+    group.want(0)
+    group.want(1)
+    group.held_back = lambda *_: False
+    for i, j, message in group.waiting:
+        group.deliver(i, j, message)
+    group.step()
+    assert group.holders() == []
+    group.run(D_MS // 4)
+    assert len(group.holders()) == 1
 
 
 def test_a_holder_has_so_many_leases_and_no_more() -> None:
