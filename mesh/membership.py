@@ -173,6 +173,7 @@ class Membership(Voice):
         since_ms = known.since_ms if known is not None and before == "alive" else now.wall_ms
         member = Member(alive.node, alive, claim[0], claim[1], certificate, "alive", since_ms)
         self.members[alive.node] = member
+        self.touched()
         self._out.timers.cancel(("suspicion", alive.node))
         self._piggyback.drop(alive.node)
         self.spread(alive.node, alive.node, claim)
@@ -417,6 +418,7 @@ class Membership(Voice):
         """Change what we hold of a member, and tell."""
         before = member.state
         member.state = state
+        self.touched()
         member.since_ms = now.wall_ms
         if state not in ("alive", "suspect"):
             member.lost_ns = now.boot_ns

@@ -16,7 +16,7 @@ from cloudisense.agent.requests import Answer
 from cloudisense.agent.settings import Settings
 from cloudisense.keys.encoding import unpack
 from cloudisense.keys.identity import node_text
-from cloudisense.keys.testing import TestMember, TestMesh, issue_for_tests
+from cloudisense.keys.testing import TestMember, TestMesh
 from cloudisense.mesh.core import Event as MeshEvent
 from cloudisense.mesh.core import Mesh
 from cloudisense.mesh.effects import Address, Knock, Persist, Put, Send, SendBulk
@@ -27,6 +27,7 @@ from cloudisense.mesh.membership import DEPARTURE
 from cloudisense.mesh.stored import Stored
 from cloudisense.sim.clock import Clock
 from cloudisense.sim.disk import Disk
+from cloudisense.sim.fast import SimSessions, keyring, member_of, remembering
 from cloudisense.sim.host import MB, Host
 from cloudisense.sim.network import Network, Weather
 from cloudisense.sim.trace import Trace
@@ -63,9 +64,10 @@ class World:
         self.seed = seed
         self.rng = random.Random(seed)
         self.clock = Clock()
+        self.clock.within = remembering
         self.trace = Trace()
         self.network = Network(self.clock, random.Random(self.rng.randrange(1 << 62)), weather or Weather())
-        self.mesh: TestMesh = issue_for_tests(seed)
+        self.mesh: TestMesh = keyring(seed)
         self.nodes: list[SimNode] = []
         self.canaries: dict[str, int] = {}
         """How many each host had to begin with."""
@@ -80,7 +82,7 @@ class World:
         return SimNode(
             name,
             (f"10.0.0.{i + 1}", 7963),
-            self.mesh.member(name),
+            member_of(self.seed, name),
             Settings(model=i == 1),
             host,
             Disk(self.clock, random.Random(self.rng.randrange(1 << 62))),
@@ -117,7 +119,7 @@ class World:
         boot_id = rng.randbytes(16)
         certificate = _bytes(meta.get("certificate", sim.member.certificate))
         chain = tuple(unpack(_bytes(meta["roster"]), list[bytes], 1 << 20)) if "roster" in meta else self.mesh.chain
-        mesh = Mesh(sim.member.identity, certificate, chain, Limits(), rng, stored)
+        mesh = Mesh(sim.member.identity, certificate, chain, Limits(), rng, stored, SimSessions)
         spent = [(_bytes(row["nonce"]), int(str(row["step"]))) for row in sim.disk.rows("spent")]
         sim.gate = Gate(sim.member.identity.id, self.mesh.mesh_id, boot_id, sim.catalogue, sim.settings.mode, spent)
         history = sorted(sim.disk.rows("history"), key=lambda row: int(row["at"] or 0))
