@@ -79,7 +79,11 @@ class Membership(Voice):
         stored = self._context.stored
         self.take_claims(stored.members, now)
         for (claim, _), state in zip(stored.members, stored.states, strict=False):
-            node = unpack(unpack(claim, tuple[str, bytes, bytes, bytes], self._limits.claim_bytes)[1], Alive, self._limits.claim_bytes).node
+            try:
+                body = unpack(claim, tuple[str, bytes, bytes, bytes], self._limits.claim_bytes)[1]
+                node = unpack(body, Alive, self._limits.claim_bytes).node
+            except RemoteProtocolError:
+                continue  # the disk did not keep it: ``take_claims`` has counted it, and the others know better
             member = self.members.get(node)
             if member is None or member.state in GONE:
                 continue
