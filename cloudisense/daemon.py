@@ -48,6 +48,7 @@ from cloudisense.mesh.events import Knocked, Persisted, PortRefused, SendFailed
 from cloudisense.mesh.instant import NS_PER_S, Instant
 from cloudisense.mesh.limits import PROFILES
 from cloudisense.mesh.membership import DEPARTURE
+from cloudisense.mesh.pruning import intact
 from cloudisense.mesh.stored import Stored
 from cloudisense.net.knock import knock
 from cloudisense.net.streams import StreamClient, StreamServer, TlsOwn
@@ -126,7 +127,11 @@ class Daemon:
                 *((bytes(row["value"]), b"") for row in self._store.rows("meta", order_by=["key"]) if row["key"].startswith(DEPARTURE)),
             ),
             states=tuple(row["state"] for row in self._store.rows("members", order_by=["node"])),
-            entries=tuple(bytes(row["data"]) for row in self._store.rows("entries", order_by=["node", "generation", "number"])),
+            entries=tuple(
+                bytes(row["data"])
+                for row in self._store.rows("entries", order_by=["node", "generation", "number"])
+                if intact(row["data"], row["hash"])
+            ),
             seeds=tuple(dict.fromkeys((*self._seeds, *member.seeds))),
             revocations=tuple(unpack(self._store.get_meta("revocations") or pack([]), list[bytes])),
             checkpoints=tuple(bytes(row["bundle"]) for row in self._store.rows("checkpoints", order_by=["node"])),

@@ -22,7 +22,8 @@ MAX_BYTES = 64 * 1024
 _scan = msgspec.msgpack.Decoder(msgspec.Raw).decode
 _packb = cast(Callable[..., bytes], msgpack.packb)  # pyright: ignore[reportUnknownMemberType]
 _unpackb = cast(Callable[..., object], msgpack.unpackb)  # pyright: ignore[reportUnknownMemberType]
-_FLOAT_MARKERS = (0xCA, 0xCB)
+_ODD_FLOAT = re.compile(rb"[\xca\xcb][\x7f\xff][\x80-\xff]")
+"""How a float that is not finite begins, its marker first. Other data may look so by chance; a finite float never does, or is looked at."""
 _WORD_STARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
@@ -37,7 +38,7 @@ def pack(value: object) -> bytes:
         data = _packb(builtins, use_bin_type=True)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise LocalProtocolError(f"cannot encode {type(value).__name__}: {error}") from None
-    if _may_hold_floats(data) and not _is_finite(builtins):
+    if _may_be_infinite(data) and not _is_finite(builtins):
         raise LocalProtocolError(f"cannot encode {type(value).__name__}: a float is not finite")
     return data
 
@@ -57,7 +58,7 @@ def unpack(data: bytes, type_: type[T], limit: int = MAX_BYTES) -> T:
             data, raw=False, strict_map_key=True, ext_hook=_no_extension, timestamp=0,
             max_str_len=size, max_bin_len=size, max_array_len=size, max_map_len=size, max_ext_len=0,
         )  # fmt: skip
-        if not _may_hold_floats(data) or _is_finite(value):
+        if not _may_be_infinite(data) or _is_finite(value):
             # Naming bytes as a builtin is what refuses text for bytes: msgspec would read it as base64, even when strict.
             return msgspec.convert(value, type_, strict=True, builtin_types=(bytes,))
     # msgspec's and msgpack's errors are mostly ValueErrors; the rest is listed so that no input decides which exception the caller sees.
@@ -70,8 +71,8 @@ def _no_extension(code: int, data: bytes) -> object:
     raise ValueError("extension type")
 
 
-def _may_hold_floats(data: bytes) -> bool:
-    return any(marker in data for marker in _FLOAT_MARKERS)
+def _may_be_infinite(data: bytes) -> bool:
+    return _ODD_FLOAT.search(data) is not None
 
 
 def _is_finite(value: object) -> bool:

@@ -60,14 +60,23 @@ Event = Persisted | Knocked | PortRefused | SendFailed
 class Mesh:
     """One node's membership, feeds and delivery, behind the five-method seam of DESIGN section 2."""
 
-    def __init__(self, identity: Identity, certificate: bytes, roster: tuple[bytes, ...], limits: Limits, rng: Rng, stored: Stored) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        certificate: bytes,
+        roster: tuple[bytes, ...],
+        limits: Limits,
+        rng: Rng,
+        stored: Stored,
+        sessions: type[Sessions] = Sessions,
+    ) -> None:
         self._trust = Trust(roster, stored.rival)
         self.mesh_id = self._trust.mesh_id
         self.id = identity.id
         self.name = stored.name
         self._limits = limits
         session_key = SessionKey.generate(rng)
-        self._sessions = Sessions(identity.id, self.mesh_id, session_key)
+        self._sessions = sessions(identity.id, self.mesh_id, session_key)
         self._greeter = Greeter(identity, self.mesh_id, rng.randbytes(32), limits)
         self._limiter = HelloLimiter(limits)
         self._out = Outbound(self._sessions, limits)

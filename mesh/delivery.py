@@ -19,7 +19,7 @@ from cloudisense.mesh.instant import Instant
 from cloudisense.mesh.member import GONE
 from cloudisense.mesh.membership import Membership
 from cloudisense.mesh.pruning import Pruner, entry_row
-from cloudisense.mesh.table import item_hash
+from cloudisense.mesh.table import count_hash, head_hash
 from cloudisense.mesh.trust import RIVAL, Trust, roster_hash
 from cloudisense.mesh.wire import Bundles, Claims, Forks, Got, Push, PushPull, Relay, Rosters, SignedClaim
 
@@ -236,8 +236,8 @@ class Delivery:
 
     def digest(self) -> bytes:
         """Eight bytes over all that is known: entries, members' incarnations, rosters."""
-        own = item_hash([self._context.id, self._membership.incarnation, False])
-        total = self.feeds.durable_sum + self._membership.known_sum + own + item_hash(len(self._context.trust.chain))
+        own = head_hash(self._context.id, self._membership.incarnation, False)
+        total = self.feeds.durable_sum + self._membership.known_sum + own + count_hash(len(self._context.trust.chain))
         total += self._context.trust.revocations.sum() + self.forgers.known_sum
         # Who came later, or restarted since, holds nothing of a revoked key, and is to agree with who does.
         revoked = self._context.trust.roster.revoked

@@ -7,7 +7,6 @@ from cloudisense.mesh.awareness import Awareness
 from cloudisense.mesh.context import Context
 from cloudisense.mesh.effects import Address
 from cloudisense.mesh.instant import NS_PER_MS, Instant
-from cloudisense.mesh.member import GONE
 from cloudisense.mesh.membership import Membership
 from cloudisense.mesh.probe import Probe, Prober
 from cloudisense.mesh.wire import Ack, Nack, Ping, PingRequest
@@ -85,8 +84,8 @@ class Detector:
     def _greet_lost(self, now: Instant) -> None:
         """Heal forever: one lost member, or one silent seed, per period; after ten minutes with more patience."""
         stored = self._context.stored
-        known = {m.address for m in self._membership.members.values() if m.state not in GONE}
         due = [m for m in self._membership.lost() if self._is_due(m.lost_ns, m.tried_ns, now)]
+        known = self._membership.addresses() if stored.seeds else ()
         seeds = [seed for seed in stored.seeds if seed not in known and seed != stored.address]
         places: list[tuple[Address, bytes]] = [*((m.address, m.node) for m in due), *((seed, b"") for seed in seeds)]
         if not places:

@@ -34,7 +34,10 @@ class Forgers:
         self._membership = membership
         self._feeds = feeds
         for proof in context.stored.forks:
-            self._convict(parse_entry(proof[0], context.mesh_id, context.limits.entry_bytes)[0].node, proof)
+            try:
+                self._convict(check_fork(proof, context.mesh_id, context.limits.entry_bytes)[0].node, proof)
+            except RemoteProtocolError as error:
+                context.out.dropped[error.reason] += 1  # the disk did not keep it; peers have it
 
     def __contains__(self, node: object) -> bool:
         return node in self.proofs

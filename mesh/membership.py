@@ -84,7 +84,11 @@ class Membership(Voice):
         stored = self._context.stored
         self.take_claims(stored.members, now)
         for (claim, _), state in zip(stored.members, stored.states, strict=False):
-            node = unpack(unpack(claim, tuple[str, bytes, bytes, bytes], self._limits.claim_bytes)[1], Alive, self._limits.claim_bytes).node
+            try:
+                body = unpack(claim, tuple[str, bytes, bytes, bytes], self._limits.claim_bytes)[1]
+                node = unpack(body, Alive, self._limits.claim_bytes).node
+            except RemoteProtocolError:
+                continue  # the disk did not keep it: ``take_claims`` has counted it, and the others know better
             member = self.members.get(node)
             if member is None or member.state in GONE:
                 continue
@@ -184,6 +188,7 @@ class Membership(Voice):
         since_ms = known.since_ms if known is not None and before == "alive" else now.wall_ms
         member = Member(alive.node, alive, claim[0], claim[1], certificate, "alive", since_ms)
         self.members[alive.node] = member
+        self.touched()
         self._out.timers.cancel(("suspicion", alive.node))
         self._piggyback.drop(alive.node)
         self.spread(alive.node, alive.node, claim)
@@ -431,6 +436,7 @@ class Membership(Voice):
         """Change what we hold of a member, and tell."""
         before = member.state
         member.state = state
+        self.touched()
         member.since_ms = now.wall_ms
         if state not in ("alive", "suspect"):
             member.lost_ns = now.boot_ns

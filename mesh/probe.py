@@ -1,5 +1,6 @@
 """SWIM's probes: whom to ask next, and which answer belongs to which question (SWIM sections 3.1 and 4.3)."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from cloudisense.keys.given import Rng
@@ -29,13 +30,13 @@ class Prober:
     open: dict[int, Probe] = field(default_factory=dict[int, Probe])
     sequence: int = 0
 
-    def next_target(self, members: list[bytes]) -> bytes | None:
+    def next_target(self, members: Collection[bytes]) -> bytes | None:
         """The next member of the round that is not being probed; a new round when this one is over."""
-        wanted = set(members) - {probe.target for probe in self.open.values() if probe.relayed_for is None}
+        busy = {probe.target for probe in self.open.values() if probe.relayed_for is None}
         for _ in range(2):
             while self.round:
                 node = self.round.pop()
-                if node in wanted:
+                if node in members and node not in busy:
                     return node
             self.round = sorted(members)
             for i in range(len(self.round) - 1, 0, -1):

@@ -1,5 +1,6 @@
 """Pruning: a node proposes where its history may begin, others who hold the same co-sign, then all drop what lies before."""
 
+import hashlib
 from collections.abc import Callable
 
 from cloudisense.keys.encoding import pack
@@ -67,7 +68,11 @@ class Pruner:
         self._proposed: tuple[Checkpoint, bytes] | None = None
         self._cosigned: dict[bytes, bytes] = {}
         for data in context.stored.checkpoints:
-            checkpoint, bundle = load_bundle(data)
+            try:
+                checkpoint, bundle = load_bundle(data)
+            except RemoteProtocolError as error:
+                self._out.dropped[error.reason] += 1  # the disk did not keep it; peers have it
+                continue
             self._feeds.collapse(checkpoint)
             self.bundles[checkpoint.node] = bundle
 
@@ -201,6 +206,11 @@ def entry_row(entry: Entry, now: Instant) -> Put:
     reference = entry.reference
     key = {"node": entry.node, "generation": reference.generation, "number": reference.number}
     return Put("entries", {**key, "hash": entry.hash, "data": entry.data, "arrived_ms": now.wall_ms})
+
+
+def intact(data: bytes, stored_hash: object) -> bool:
+    """Is ``data`` of a row of ``entries`` what was stored? What a disk did not keep, peers bring again."""
+    return hashlib.sha256(data).digest() == stored_hash
 
 
 def _gone(reference: Reference) -> Delete:

@@ -1,10 +1,11 @@
 """The messages that members exchange, inside sealed datagrams and TLS streams alike (docs/wire.md)."""
 
-from typing import cast
+from typing import cast, get_args
 
 import msgspec
 
 from cloudisense.keys.encoding import pack, unpack
+from cloudisense.keys.errors import RemoteProtocolError
 from cloudisense.mesh.checkpoint import Bundle
 
 SignedClaim = tuple[bytes, bytes]
@@ -130,6 +131,11 @@ class Forks(msgspec.Struct, frozen=True, array_like=True, tag=15):
 
 Message = Ping | Ack | PingRequest | Nack | Claims | Push | Got | PushPull | Direct | Rosters | Relay | Propose | Cosigned | Bundles | Forks
 
+_BY_TAG: dict[bytes, type[Message]] = {
+    bytes([0x90 + size, int(kind.__struct_config__.tag or 0)]): kind for kind in get_args(Message) for size in range(1, 16)
+}
+"""How a message begins: the header of a short array, and the tag."""
+
 
 def encode(message: Message) -> bytes:
     """The bytes of one message."""
@@ -138,5 +144,10 @@ def encode(message: Message) -> bytes:
 
 def decode(data: bytes, limit: int) -> Message:
     """One message of at most ``limit`` bytes. Raises ``RemoteProtocolError``."""
-    # A union is a valid target of msgspec.convert, though not of type[T].
+    if len(data) <= limit and (kind := _BY_TAG.get(data[:2])) is not None:
+        try:
+            return unpack(data, kind, limit)
+        except RemoteProtocolError:
+            raise RemoteProtocolError("malformed message") from None
+    # A union is a valid target of msgspec.convert, though not of type[T]. It is taken apart anew for each message: 30 times as slow.
     return unpack(data, cast("type[Message]", Message), limit)

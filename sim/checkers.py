@@ -16,7 +16,7 @@ from cloudisense.sim.world import SimNode, World
 def h1_capability(world: World) -> list[str]:
     """H1: no step runs without a capability for exactly its plan: what was measured and asked for, or the rest of it."""
     problems: list[str] = []
-    for sim in world.nodes:
+    for sim in world.honest:
         bodies = _bodies(_own(sim))
         granted = {body.nonce: body for body in bodies if isinstance(body, Capability)}
         candidates = {
@@ -39,14 +39,14 @@ def h2_no_step_twice(world: World) -> list[str]:
 def h3_canaries(world: World) -> list[str]:
     """H3: no canary is ever harmed."""
     return [
-        f"{sim.name} lost canaries: {sim.host.canaries()} left" for sim in world.nodes if sim.host.canaries() != world.canaries[sim.name]
+        f"{sim.name} lost canaries: {sim.host.canaries()} left" for sim in world.honest if sim.host.canaries() != world.canaries[sim.name]
     ]
 
 
 def h4_intent_and_outcome(world: World) -> list[str]:
     """H4: every action has its intent before it in a feed, and its outcome after it."""
     problems: list[str] = []
-    for sim in world.nodes:
+    for sim in world.honest:
         if sim.node is None:
             continue
         own = _own(sim)
@@ -60,7 +60,7 @@ def h4_intent_and_outcome(world: World) -> list[str]:
 def h5_incidents_end(world: World) -> list[str]:
     """H5: an incident ends, everywhere alike; no fix repeats after it failed verification."""
     problems: list[str] = []
-    for sim in world.nodes:
+    for sim in world.honest:
         failed: set[tuple[str, str]] = set()
         for body in _bodies(_own(sim)):
             if isinstance(body, Failed):
@@ -76,9 +76,13 @@ def h5_incidents_end(world: World) -> list[str]:
 
 def m3_agreement(world: World) -> list[str]:
     """M3: all live nodes agree on members and on the feeds, with what is not on disk yet: a vector would pass over that."""
+    liars = {sim.member.identity.id for sim in world.nodes if sim.byzantine}  # a forked feed is kept as it was found
     views = {
-        sim.name: (sorted([*sim.node.mesh.present(), sim.member.identity.id]), [entry.reference for entry in sim.node.mesh.feeds.all()])
-        for sim in world.nodes
+        sim.name: (
+            sorted([*sim.node.mesh.present(), sim.member.identity.id]),
+            [entry.reference for entry in sim.node.mesh.feeds.all() if entry.node not in liars],
+        )
+        for sim in world.honest
         if sim.node
     }
     first = next(iter(views.values()), None)
@@ -89,7 +93,7 @@ def f1_no_fork(world: World) -> list[str]:
     """F1: two nodes never hold different entries for one place in a feed."""
     seen: dict[object, bytes] = {}
     problems: list[str] = []
-    for sim in world.nodes:
+    for sim in world.honest:
         if sim.node is None:
             continue
         forgers = sim.node.mesh.forgers

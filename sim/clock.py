@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from cloudisense.mesh.instant import NS_PER_S, Instant
 
@@ -15,6 +16,8 @@ class Clock:
     def __init__(self) -> None:
         self.now_ns = 0
         self.events = 0
+        self.within: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Around everything that ``run`` does."""
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._sequence = 0
 
@@ -33,11 +36,13 @@ class Clock:
 
     def run(self, until_ns: int, stop: Callable[[], bool]) -> bool:
         """Let time pass until ``stop`` says so (True) or ``until_ns`` has come (False)."""
-        while self._queue and self._queue[0][0] <= until_ns:
-            if stop():
-                return True
-            self.now_ns, _, do = heapq.heappop(self._queue)
-            self.events += 1
-            do()
+        queue = self._queue
+        with self.within():
+            while queue and queue[0][0] <= until_ns:
+                if stop():
+                    return True
+                self.now_ns, _, do = heapq.heappop(queue)
+                self.events += 1
+                do()
         self.now_ns = max(self.now_ns, until_ns) if not stop() else self.now_ns
         return stop()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from cloudisense.keys.testing import TestMember, TestMesh, issue_for_tests
+from cloudisense.keys.testing import TestMember, TestMesh
 from cloudisense.mesh.core import Mesh
 from cloudisense.mesh.effects import Address, Knock, Persist, Put, Send, SendBulk
 from cloudisense.mesh.events import Knocked, MemberChanged, Persisted, PortRefused
@@ -21,6 +21,7 @@ from cloudisense.mesh.outbound import News
 from cloudisense.mesh.stored import Stored
 from cloudisense.sim.clock import Clock
 from cloudisense.sim.disk import Disk
+from cloudisense.sim.fast import SimSessions, acquaint, keyring, member_of, remembering
 from cloudisense.sim.network import Network, Weather
 
 VOTERS = 3
@@ -60,21 +61,29 @@ class Host:
 class Meshes:
     """``count`` hosts named n1, n2, ...; the first is the seed of all. Nothing runs before ``run``."""
 
-    def __init__(self, count: int, seed: int = 1, limits: Limits | None = None, weather: Weather | None = None) -> None:
+    def __init__(
+        self, count: int, seed: int = 1, limits: Limits | None = None, weather: Weather | None = None, joined: bool = False
+    ) -> None:
+        """With ``joined`` they have met already: nobody greets anybody."""
+        self.seed = seed
         self.limits = limits or Limits()
-        self.keys: TestMesh = issue_for_tests(seed)
-        voters = tuple(self.keys.member(f"n{i}").identity.id for i in range(1, VOTERS + 1))
+        self.keys: TestMesh = keyring(seed)
+        voters = tuple(member_of(seed, f"n{i}").identity.id for i in range(1, VOTERS + 1))
         roster = self.keys.roster
         voted = msgspec.structs.replace(roster, number=roster.number + 1, epoch=roster.epoch + 1, voters=voters)
         self.chain = self.keys.sign(voted)
         self.clock = Clock()
+        self.clock.within = remembering
         self.clock.now_ns = 1000 * NS_PER_S
         self.rng = random.Random(seed)
         self.network = Network(self.clock, random.Random(self.rng.randrange(1 << 62)), weather or Weather())
         self.hosts: list[Host] = []
         self._at: dict[Address, Host] = {}
+        self._joined = joined
         for _ in range(count):
             self.add()
+        if joined:
+            acquaint([host.live() for host in self.hosts], self.clock.instant())
 
     def __getitem__(self, i: int) -> Host:
         return self.hosts[i]
@@ -84,7 +93,7 @@ class Meshes:
         number = len(self.hosts) + 1
         name = name or f"n{number}"
         disk = Disk(self.clock, random.Random(self.rng.randrange(1 << 62)))
-        host = Host(name, address or (f"10.0.{number // 250}.{number % 250 + 1}", 7963), member or self.keys.member(name), disk)
+        host = Host(name, address or (f"10.0.{number // 250}.{number % 250 + 1}", 7963), member or member_of(self.seed, name), disk)
         self.hosts.append(host)
         self._at[host.address] = host
         self.start(host)
@@ -107,16 +116,19 @@ class Meshes:
             numbers["incarnation"],
             (*((_bytes(r["claim"]), _bytes(r["certificate"])) for r in rows), *((d, b"") for d in departures)),
             tuple(_bytes(row["data"]) for row in entries),
-            (self.hosts[0].address,) if seeds is None else seeds,
+            self._seeds() if seeds is None else seeds,
             states=tuple(str(r["state"]) for r in rows),
             checkpoints=tuple(_bytes(row["bundle"]) for row in host.disk.rows("checkpoints")),
             forks=tuple((_bytes(row["first"]), _bytes(row["second"])) for row in host.disk.rows("forks")),
         )
         rng = random.Random(self.rng.randrange(1 << 62))
-        host.mesh = Mesh(host.member.identity, host.member.certificate, self.chain, self.limits, rng, stored)
+        host.mesh = Mesh(host.member.identity, host.member.certificate, self.chain, self.limits, rng, stored, SimSessions)
         host.stopped, host.vanished, host.waiting = False, False, []
         host.mesh.start(self.clock.instant())
         self.settle(host)
+
+    def _seeds(self) -> tuple[Address, ...]:
+        return () if self._joined else (self.hosts[0].address,)
 
     def kill(self, host: Host) -> None:
         """The agent dies; its host stays up. What is not synced is gone."""

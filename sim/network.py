@@ -14,6 +14,8 @@ class Weather:
 
     loss: float = 0.0
     duplicate: float = 0.0
+    corrupt: float = 0.0
+    """One bit is another one on arrival."""
     delay_min_ns: int = 100_000
     delay_max_ns: int = 2_000_000
 

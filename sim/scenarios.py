@@ -1,7 +1,8 @@
 """Small worlds with a plot. Each runs one seed to its end and reports what was wrong."""
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cloudisense.agent.catalogue import Action
 from cloudisense.agent.incident import Incident
@@ -25,6 +26,10 @@ class Result:
     events: int
     hash: str
     world: World
+    met: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+    """(fault, state of the newest incident then) -> how often."""
+    classes: tuple[str, ...] = ()
+    """The faults that were switched on."""
 
 
 def disk_full(seed: int, actions: tuple[Action, ...], nodes: int = 3) -> Result:
@@ -58,7 +63,7 @@ def helper_dies(seed: int, actions: tuple[Action, ...], nodes: int = 3) -> Resul
     return _twice(world, strike)
 
 
-SCENARIOS: dict[str, Callable[[int, tuple[Action, ...], int], Result]] = {
+QUIET: dict[str, Callable[[int, tuple[Action, ...], int], Result]] = {
     "disk_full": disk_full,
     "lossy": lossy,
     "helper_dies": helper_dies,

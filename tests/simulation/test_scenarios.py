@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from cloudisense.agent.catalogue import Action
-from cloudisense.sim.scenarios import SCENARIOS
+from cloudisense.sim.scenarios import QUIET as SCENARIOS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HASHES = """
 from cloudisense.host.catalogue import builtin_actions
-from cloudisense.sim.scenarios import SCENARIOS
+from cloudisense.sim.scenarios import QUIET as SCENARIOS
 for name in sorted(SCENARIOS):
     print(name, SCENARIOS[name](7, builtin_actions(), 3).hash)
 """

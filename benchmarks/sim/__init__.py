@@ -1,0 +1,1 @@
+"""How fast the simulator is, and what a thousand nodes do in it."""
