@@ -25,6 +25,8 @@ from cloudisense.mesh.wire import Bundles, Claims, Forks, Got, Push, PushPull, R
 RELAYS_PER_SLICE = 2
 GENERATION_BITS = 20
 ITEMS_PER_MESSAGE = 8
+TIPS = 32
+"""Sent to who holds as many entries as we do."""
 SLICE_SLACK = 4
 """How much larger than ours another's idea of a slice may be: it may know members that we do not, and the reverse."""
 
@@ -45,6 +47,7 @@ class Delivery:
         self.pruner.adopted = lambda entries, now: self._arrived(entries, False, now)
         self.gather = Gather(membership, context.out, context.limits)
         self._over_quota: set[bytes] = set()
+        self._tip = 0
 
     def _generation_of(self, boot: int) -> int:
         """Random below the boot counter: a restored snapshot counts a boot twice, and must not write into the other one's feed."""
@@ -263,10 +266,20 @@ class Delivery:
         for start in range(0, len(bundles), ITEMS_PER_MESSAGE):
             self._membership.send(peer, Bundles(tuple(bundles[start : start + ITEMS_PER_MESSAGE])))
         missing = [entry.data for entry in self.feeds.missing_at(message.vector, message.bases)]
+        if message.vector == self.feeds.vector():
+            # As many of each, and still another digest: perhaps not the same ones. A tip in another place proves a fork.
+            missing = [entry.data for entry in self._some_tips()]
         for batch in batches(missing, self._limits)[: self._limits.pulled_messages]:
             self._membership.send(peer, Push(batch, answer=True))
         if message.reply:
             self.push_pull(peer, reply=False)
+
+    def _some_tips(self) -> list[Entry]:
+        """Of each feed the last entry, a few at a time."""
+        tips = self.feeds.tips()
+        first = self._tip if self._tip < len(tips) else 0
+        self._tip = first + TIPS
+        return tips[first : first + TIPS]
 
     def _claims_missing_at(self, peer: bytes, message: PushPull) -> list[SignedClaim]:
         theirs = {node: (incarnation, left) for node, incarnation, left in message.heads}

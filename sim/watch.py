@@ -109,7 +109,10 @@ class Watch:
             (entry.kind == "capability" and entry.node == sim.member.identity.id, "not granted by its host"),
             (capability.nonce == run.nonce and capability.gate == sim.member.identity.id, "of another capability"),
             (capability.plan_hash == plan.hash and plan.incident == capability.incident, "not the plan that was granted"),
-            (run.index < len(plan.steps) == capability.steps and plan.steps[run.index : run.index + 1] == (run.step,), "not a step of its plan"),
+            (
+                run.index < len(plan.steps) == capability.steps and plan.steps[run.index : run.index + 1] == (run.step,),
+                "not a step of its plan",
+            ),
             (capability.holder == run.request.requester, "not by its holder"),
             (capability.boot == run.boot_id, "of an earlier boot"),
             # Admitted in time, then made durable: a sync lies between.
@@ -152,5 +155,3 @@ class Watch:
 
     def _honest(self) -> list[SimNode]:
         return [sim for sim in self._world.nodes if not sim.byzantine]
-
-

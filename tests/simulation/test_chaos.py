@@ -14,8 +14,8 @@ from cloudisense.sim.chaos import chaos
 from cloudisense.sim.faults import CLASSES, POINTS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-KEPT = (6, 38, 46, 52)
-"""Seeds that once found something: a rotten claim that kept an agent from starting; entries on disk that nobody had reported."""
+KEPT = (6, 38, 46, 52, 79, 82, 87, 96, 117)
+"""Seeds that once found something: a rotten claim that kept an agent from starting; forks of one length that nobody noticed."""
 
 
 def bad(seeds: range | tuple[int, ...], actions: tuple[Action, ...], nodes: int = 5) -> dict[int, list[str]]:
