@@ -22,7 +22,7 @@ Struck = tuple[str, str] | None
 ROTS = (("entries", "data"), ("members", "claim"), ("members", "certificate"), ("checkpoints", "bundle"), ("forks", "first"))
 ROT_OWN_ENTRIES = False
 """A node that finds its own words rotten gets them back from its peers, and does not act on them: an incident may stay open for ever
-(tests/simulation/test_chaos.py keeps the seed)."""
+(tests/simulation/test_chaos.py keeps the story)."""
 
 
 @dataclass(slots=True)
