@@ -23,9 +23,9 @@ def bad(seeds: range | tuple[int, ...], actions: tuple[Action, ...], nodes: int 
     return {seed: found for seed in seeds if (found := chaos(seed, actions, nodes).violations)}
 
 
-@pytest.mark.parametrize("first", range(1, 61, 15))
+@pytest.mark.parametrize("first", range(1, 61, 10))
 def test_seeds(first: int, actions: tuple[Action, ...]) -> None:
-    assert not bad(range(first, first + 15), actions)
+    assert not bad(range(first, first + 10), actions)
 
 
 @pytest.mark.parametrize("seed", KEPT)

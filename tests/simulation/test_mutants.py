@@ -124,11 +124,11 @@ def rotten_entries_are_believed(patch: pytest.MonkeyPatch) -> None:
 
 
 MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[set[str], int, int]] = {
-    capability_reusable_after_a_crash: ({"H2"}, 5, 2),
+    capability_reusable_after_a_crash: ({"H2"}, 5, 1),
     no_fence_of_plan_hash: ({"H1"}, 5, 1),
     entry_sent_before_sync: ({"M2"}, 5, 1),
     entry_acknowledged_before_sync: ({"M2"}, 5, 1),
-    death_on_one_accuser: ({"M1"}, 3, 8),
+    death_on_one_accuser: ({"M1"}, 3, 40),
     lost_members_are_not_greeted: ({"M1"}, 5, 53),
     no_digest_exchange: ({"M2", "M3"}, 5, 1),
     forks_are_not_kept: ({"F1"}, 5, 1),
