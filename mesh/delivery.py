@@ -29,6 +29,8 @@ ITEMS_PER_MESSAGE = 8
 CLAIMS_BY_DATAGRAM_BYTES = 40_000
 RIVAL_MS = 60_000
 """A peer on a rival branch is told of ours so often at most."""
+TIPS = 32
+"""Sent to who holds as many entries as we do."""
 SLICE_SLACK = 4
 """How much larger than ours another's idea of a slice may be: it may know members that we do not, and the reverse."""
 
@@ -49,6 +51,7 @@ class Delivery:
         self.pruner.adopted = self._adopted
         self.gather = Gather(membership, context.out, context.limits)
         self._over_quota: set[bytes] = set()
+        self._tip = 0
 
     def _generation_of(self, boot: int) -> int:
         """Random below the boot counter: a restored snapshot counts a boot twice, and must not write into the other one's feed."""
@@ -291,11 +294,21 @@ class Delivery:
         for start in range(0, len(bundles), ITEMS_PER_MESSAGE):
             self._membership.send(peer, Bundles(tuple(bundles[start : start + ITEMS_PER_MESSAGE])))
         missing = [entry.data for entry in self.feeds.missing_at(message.vector, message.bases) if self._wanted_of(entry.node)]
+        if message.vector == self.feeds.vector():
+            # As many of each, and still another digest: perhaps not the same ones. A tip in another place proves a fork.
+            missing = [entry.data for entry in self._some_tips() if self._wanted_of(entry.node)]
         for batch in batches(missing, self._limits)[: self._limits.pulled_messages]:
             self._membership.send(peer, Push(batch, answer=True))
         newcomer = len(message.heads) <= 1 and not message.vector and message.rosters <= len(trust.chain)
         if message.reply and not newcomer:  # who knows nobody else has nothing to tell
             self.push_pull(peer, reply=False)
+
+    def _some_tips(self) -> list[Entry]:
+        """Of each feed the last entry, a few at a time."""
+        tips = self.feeds.tips()
+        first = self._tip if self._tip < len(tips) else 0
+        self._tip = first + TIPS
+        return tips[first : first + TIPS]
 
     def _claims_missing_at(self, peer: bytes, message: PushPull) -> list[SignedClaim]:
         theirs = {node: (incarnation, left) for node, incarnation, left in message.heads}

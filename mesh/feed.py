@@ -261,6 +261,10 @@ class Feeds:
                 missing += feed.entries[max(0, have - feed.base) : max(0, feed.durable - feed.base)]
         return missing
 
+    def tips(self) -> list[Entry]:
+        """The last entry on disk of each feed, sorted: what tells two forks of one length apart."""
+        return [feed.entries[feed.durable - feed.base - 1] for _, feed in self._open() if feed.durable > feed.base]
+
     def all(self) -> list[Entry]:
         """Every entry, by feed, then number."""
         return [entry for _, feed in sorted(self._feeds.items()) for entry in feed.entries]

@@ -116,11 +116,13 @@ class Membership(Voice):
     def leave(self) -> None:
         """Tell everyone that we go on purpose."""
         self._leaving = True
+        self.rows.flush()
         self.tell_all((self._context.seal("left", Left(self._context.id, self.incarnation)), b""))
 
     def restart(self) -> None:
         """Tell everyone that only our agent stops, and only for a moment."""
         self._leaving = True
+        self.rows.flush()
         self.tell_all((self._context.seal("restarting", Restarting(self._context.id, self.incarnation)), b""))
 
     # -- claims --------------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ class Outbound:
         self._knocking: dict[int, Callable[[str, Instant], None]] = {}
         self._last: dict[object, int] = {}
         self._token = 0
-        self._seen_ns = 0
+        self.seen_ns = 0
 
     def send(self, peer: bytes, address: Address, message: Message) -> None:
         """Seal ``message`` for ``peer``; what does not fit a datagram goes by TLS."""
@@ -89,11 +89,11 @@ class Outbound:
 
     def wake_soon(self, name: object, wait_ms: int) -> None:
         """Wake ``name`` ``wait_ms`` after the last time that was seen here; for what has no ``now`` at hand."""
-        self.timers.set(name, self._seen_ns + wait_ms * NS_PER_MS)
+        self.timers.set(name, self.seen_ns + wait_ms * NS_PER_MS)
 
     def seen(self, now: Instant) -> None:
         """It is ``now``."""
-        self._seen_ns = now.boot_ns
+        self.seen_ns = now.boot_ns
 
     def once(self, name: object, now: Instant, per_ms: int) -> bool:
         """True at most once per ``per_ms`` and name: for what a peer could make us repeat."""

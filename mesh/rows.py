@@ -1,10 +1,12 @@
-"""Member rows on their way to disk, together: soon when something changed that a restart needs, late when only an incarnation did.
+"""Member rows on their way to disk: at once when something changed that a restart needs, what follows soon after it together, and late
+when only an incarnation changed.
 
 A restless mesh refutes all the time; each refutation would be a row at every member, and flash wears out. Fifty that join at once
 are one sync, not fifty. What a crash loses in between, peers tell again.
 """
 
 from cloudisense.mesh.effects import Put
+from cloudisense.mesh.instant import NS_PER_MS
 from cloudisense.mesh.limits import Limits
 from cloudisense.mesh.member import Member
 from cloudisense.mesh.outbound import Outbound
@@ -20,6 +22,7 @@ class MemberRows:
         """What the row of each member says, but for its incarnation."""
         self._waiting: dict[bytes, Put] = {}
         self._soon = False
+        self._flushed_ns = -(1 << 62)
 
     def put(self, member: Member) -> None:
         """``member`` has changed."""
@@ -35,7 +38,9 @@ class MemberRows:
         self._waiting[member.node] = Put("members", row)
         changed = self._kept.get(member.node) != kept
         self._kept[member.node] = kept
-        if changed and not self._soon:
+        if changed and self._out.seen_ns - self._flushed_ns >= self._limits.soon_rows_ms * NS_PER_MS:
+            self.flush()
+        elif changed and not self._soon:
             self._soon = True
             self._out.wake_soon("rows", self._limits.soon_rows_ms)
         elif "rows" not in self._out.timers:
@@ -44,5 +49,6 @@ class MemberRows:
     def flush(self) -> None:
         """Write what waits, in one go."""
         rows, self._waiting, self._soon = self._waiting, {}, False
+        self._flushed_ns = self._out.seen_ns
         if rows:
             self._out.persist(tuple(rows[node] for node in sorted(rows)))

@@ -1,5 +1,6 @@
 """A member that lies, with everything that its own key lets it say; and strangers that only shout (DESIGN section 3.5)."""
 
+import contextlib
 import random
 from collections.abc import Callable
 
@@ -15,7 +16,7 @@ from cloudisense.mesh.effects import Address
 from cloudisense.mesh.feed import Feeds, OverQuota
 from cloudisense.mesh.hello import PREFIX
 from cloudisense.mesh.member import Suspect
-from cloudisense.mesh.wire import Claims, Direct, Got, Message, Push
+from cloudisense.mesh.wire import Claims, Direct, Got, Message, PingRequest, Push
 from cloudisense.sim.world import SimNode, World, flipped
 
 FLOOD = 150
@@ -28,7 +29,7 @@ class Byzantine:
     def __init__(self, world: World, sim: SimNode, rng: random.Random) -> None:
         self.world, self.sim, self.rng = world, sim, rng
         self._ways: tuple[Callable[[Node, SimNode], object], ...] = (
-            self.accuse, self.forge, self.fork, self.offer, self.cry_wolf, self.ask_steps, self.acknowledge, self.flood,
+            self.accuse, self.forge, self.fork, self.offer, self.cry_wolf, self.ask_steps, self.acknowledge, self.flood, self.keep_mum,
         )  # fmt: skip
 
     def lie(self) -> str:
@@ -81,10 +82,8 @@ class Byzantine:
         return self.rng.choice(known) if known else None
 
     def _say(self, node: Node, body: Body) -> None:
-        try:
+        with contextlib.suppress(OverQuota):
             node.mesh.append(KIND_OF[type(body)], pack(body), self.sim.clock.instant())
-        except OverQuota:
-            pass
 
     def offer(self, node: Node, victim: SimNode) -> None:
         """A plan that nobody measured, or one that looks as if memory knew it."""
@@ -118,6 +117,11 @@ class Byzantine:
         """Entries that it never had."""
         self._send(node, victim, Got(tuple((victim.member.identity.id, g, n) for g, n in ((1 << 20, 0), (1 << 21, 3)))))
 
+    def keep_mum(self, node: Node, victim: SimNode) -> None:
+        """From now on, until its next start: it relays no probe and passes nothing on."""
+        node.mesh._handlers[PingRequest] = lambda peer, message, now: None
+        node.mesh._membership.ride_along = lambda beside=(): ()
+
     def flood(self, node: Node, victim: SimNode) -> None:
         """A member that has found a loop."""
         for _ in range(FLOOD):
@@ -135,7 +139,11 @@ def replay_steps(world: World, sim: SimNode, rng: random.Random) -> None:
             known = unpack(plan, Plan)
         except RemoteProtocolError:
             return
-        plan = pack(Plan(known.gate, known.incident, tuple(_elsewhere(step) for step in known.steps), known.signature, known.reasoning))
+        # Something that the catalogue allows, so that nothing but the capability stands against it.
+        incidents = sim.node.agent.incidents.values() if sim.node is not None else ()
+        others = sorted({c.steps for i in incidents if i.help for c in i.help.candidates if c.steps != known.steps}, key=repr)
+        steps = rng.choice(others) if others else tuple(_elsewhere(step) for step in known.steps)
+        plan = pack(Plan(known.gate, known.incident, steps, known.signature, known.reasoning))
     world.run_step(sim, RunStep(1 << 40, old.requester, old.capability, plan, old.index + rng.choice((0, 0, 2))))
 
 
@@ -143,7 +151,7 @@ def shout(world: World, rng: random.Random, heard: list[tuple[Address, Address, 
     """A flood of a stranger: junk, broken hellos, and what it has heard pass by."""
     target = rng.choice(world.nodes).address
     source = (f"192.0.2.{rng.randrange(1, 250)}", rng.randrange(1024, 65536))
-    for i in range(FLOOD):
+    for _ in range(FLOOD):
         kind = rng.randrange(3)
         if kind == 0 or not heard:
             world.deliver(source, target, rng.randbytes(rng.randrange(1, 200)))

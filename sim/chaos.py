@@ -1,10 +1,13 @@
 """Chaos: first anything may break and nothing may go wrong, then all is healed and everything has to end well (DESIGN section 3.5)."""
 
+import contextlib
 import random
+import traceback
 from dataclasses import dataclass
 
 from cloudisense.agent.catalogue import Action
 from cloudisense.keys.encoding import pack
+from cloudisense.mesh.core import Mesh
 from cloudisense.mesh.feed import OverQuota
 from cloudisense.mesh.instant import NS_PER_MS, NS_PER_S
 from cloudisense.mesh.limits import LAN
@@ -31,6 +34,16 @@ def chaos(seed: int, actions: tuple[Action, ...], nodes: int = 5) -> Result:
         world.nodes[-1].byzantine = True
     watch = Watch(world)
     faults = Faults(world, rng, classes, (MEET_S + SAFETY_S) * NS_PER_S)
+    try:
+        problems = _play(world, rng, faults, watch)
+    except Exception as error:  # whatever a node raises is found here, with its seed
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        problems = [*watch.problems, f"raised: {error!r} at {at.filename.rsplit('/', 2)[-2]}/{at.name}:{at.lineno}"]
+    seconds = world.clock.now_ns / NS_PER_S
+    return Result(seed, problems, seconds, world.clock.events, world.trace.hash, world, faults.met, classes)
+
+
+def _play(world: World, rng: random.Random, faults: Faults, watch: Watch) -> list[str]:
     for sim in world.nodes:
         world.start(sim)
     run = _Run(world, watch)
@@ -40,9 +53,7 @@ def chaos(seed: int, actions: tuple[Action, ...], nodes: int = 5) -> Result:
     _plan_incidents(world, rng)
     run.for_s(SAFETY_S)
     faults.heal()
-    problems = watch.problems + _liveness(run, nodes)
-    seconds = world.clock.now_ns / NS_PER_S
-    return Result(seed, problems, seconds, world.clock.events, world.trace.hash, world, faults.met, classes)
+    return watch.problems + _liveness(run, len(world.nodes))
 
 
 @dataclass(slots=True)
@@ -111,11 +122,9 @@ def _liveness(run: _Run, nodes: int) -> list[str]:
     return problems + watch.undelivered(since_ns) + violations(world)
 
 
-def _note(mesh: object, world: World) -> None:
-    try:
-        mesh.append("note", pack(["all is well"]), world.clock.instant())  # pyright: ignore[reportAttributeAccessIssue]
-    except OverQuota:
-        pass
+def _note(mesh: Mesh, world: World) -> None:
+    with contextlib.suppress(OverQuota):
+        mesh.append("note", pack(["all is well"]), world.clock.instant())
 
 
 def _over(world: World) -> bool:

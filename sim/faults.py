@@ -12,7 +12,7 @@ from cloudisense.sim.network import Weather
 from cloudisense.sim.world import SimNode, World
 
 CLASSES = (
-    "loss", "duplication", "delay", "corrupt wire", "one-way cut", "cut", "flapping link", "clock rate", "wall jump", "freeze",
+    "loss", "duplication", "delay", "corrupt wire", "one-way cut", "dead link", "cut", "flapping link", "clock rate", "wall jump", "freeze",
     "suspend", "crash", "crash at a point", "slow disk", "full disk", "rotten disk", "flood", "thief", "byzantine",
 )  # fmt: skip
 POINTS = ("before send", "after send", "before sync", "after sync", "before action", "after action")
@@ -22,7 +22,7 @@ Struck = tuple[str, str] | None
 ROTS = (("entries", "data"), ("members", "claim"), ("members", "certificate"), ("checkpoints", "bundle"), ("forks", "first"))
 ROT_OWN_ENTRIES = False
 """A node that finds its own words rotten gets them back from its peers, and does not act on them: an incident may stay open for ever
-(tests/simulation/test_chaos.py keeps the seed)."""
+(tests/simulation/test_chaos.py keeps the story)."""
 
 
 @dataclass(slots=True)
@@ -93,7 +93,12 @@ class Faults:
 
     def later(self, low_s: float, high_s: float, do: Callable[[], object]) -> None:
         """Undo something after a while, unless all is healed by then."""
-        self.world.clock.after(round(self.rng.uniform(low_s, high_s) * NS_PER_S), lambda: None if self.over else do())
+
+        def undo() -> None:
+            if not self.over:
+                do()
+
+        self.world.clock.after(round(self.rng.uniform(low_s, high_s) * NS_PER_S), undo)
 
     def meet(self, name: str, who: str = "") -> None:
         """Note what the protocol was doing when this fault came."""
@@ -133,31 +138,32 @@ class Faults:
         running = [sim for sim in self.world.nodes if sim.node is not None and not sim.frozen]
         return self.rng.choice(running) if running else None
 
-    def cut(self) -> None:
-        """Two groups that do not hear each other."""
-        some = self.rng.sample(self.world.nodes, self.rng.randrange(1, len(self.world.nodes)))
-        for a in some:
-            for b in (sim for sim in self.world.nodes if sim not in some):
-                self.world.network.partition(a.address, b.address)
-        self.later(1, 15, self.world.network.heal)
+    def part(self, cuts: list[tuple[Address, Address]], low_s: float, high_s: float) -> None:
+        """Nothing passes these ways for a while."""
+        for source, target in cuts:
+            self.world.network.partition(source, target, one_way=True)
+        self.later(low_s, high_s, lambda: self.world.network.mend(cuts))
 
-    def flap(self, pair: tuple[Address, Address], times: int) -> None:
+    def around(self, some: list[SimNode]) -> list[tuple[Address, Address]]:
+        """All ways between these and the others."""
+        others = [sim for sim in self.world.nodes if sim not in some]
+        return [way for a in some for b in others for way in ((a.address, b.address), (b.address, a.address))]
+
+    def flap(self, cuts: list[tuple[Address, Address]], times: int) -> None:
         """A link that comes and goes."""
-        self.world.network.partition(*pair, one_way=self.rng.random() < 0.5)
-        self.later(0.2, 2, self.world.network.heal)
+        self.part(cuts, 0.2, 2)
         if times:
-            self.later(2, 4, lambda: self.flap(pair, times - 1))
+            self.later(2, 4, lambda: self.flap(cuts, times - 1))
 
     def freeze(self, sim: SimNode, cut_off: bool) -> None:
         """The process stops; in a suspend the host's network is silent, too."""
         self.world.freeze(sim)
-        if cut_off:
-            for other in self.world.nodes:
-                self.world.network.partition(sim.address, other.address)
+        cuts = self.around([sim]) if cut_off else []
+        for source, target in cuts:
+            self.world.network.partition(source, target, one_way=True)
 
         def thaw() -> None:
-            if cut_off:
-                self.world.network.heal()
+            self.world.network.mend(cuts)
             if sim.frozen:
                 self.world.thaw(sim)
 
@@ -176,18 +182,25 @@ class Faults:
 
 
 def _one_way(f: Faults) -> Struck:
-    f.world.network.partition(*f.pair(), one_way=True)
-    f.later(0.5, 15, f.world.network.heal)
+    f.part([f.pair()], 0.5, 15)
     return "one-way cut", "world"
 
 
+def _dead_link(f: Faults) -> Struck:
+    a, b = f.pair()
+    f.part([(a, b), (b, a)], 2, 20)
+    return "dead link", "world"
+
+
 def _cut(f: Faults) -> Struck:
-    f.cut()
+    """Two groups that do not hear each other."""
+    f.part(f.around(f.rng.sample(f.world.nodes, f.rng.randrange(1, len(f.world.nodes)))), 2, 25)
     return "cut", "world"
 
 
 def _flap(f: Faults) -> Struck:
-    f.flap(f.pair(), f.rng.randrange(2, 6))
+    a, b = f.pair()
+    f.flap([(a, b)] if f.rng.random() < 0.5 else [(a, b), (b, a)], f.rng.randrange(2, 6))
     return "flapping link", "world"
 
 
@@ -249,7 +262,8 @@ def _lie(f: Faults) -> Struck:
 
 
 _RECURRING: dict[str, tuple[Callable[[Faults], Struck], float]] = {
-    "one-way cut": (_one_way, 5), "cut": (_cut, 12), "flapping link": (_flap, 10), "clock rate": (_rate, 4), "wall jump": (_jump, 8),
+    "one-way cut": (_one_way, 5), "dead link": (_dead_link, 5), "cut": (_cut, 12),
+    "flapping link": (_flap, 10), "clock rate": (_rate, 4), "wall jump": (_jump, 8),
     "freeze": (_stop(False), 8), "suspend": (_stop(True), 12), "crash": (_crash, 6), "full disk": (_full, 6), "flood": (_flood, 6),
     "thief": (_thief, 0.5), "byzantine": (_lie, 1.5),
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """A network with delay, loss, duplication, reordering and partitions, all drawn from one seed."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from cloudisense.mesh.effects import Address
@@ -36,6 +36,10 @@ class Network:
         self._cut.add((a, b))
         if not one_way:
             self._cut.add((b, a))
+
+    def mend(self, cuts: Iterable[tuple[Address, Address]]) -> None:
+        """End these, one way each."""
+        self._cut.difference_update(cuts)
 
     def heal(self) -> None:
         """End all partitions."""

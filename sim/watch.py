@@ -70,8 +70,8 @@ class Watch:
                 self._waiting[entry.reference] = {n for n in sim.node.mesh.present() if not self._by_id[n].byzantine}
         elif entry.reference not in self.entries and not self._on_disk(author, entry.reference):
             self.problems.append(f"M2: {sim.name} has an entry of {author.name} that is not on its author's disk")
-        if not self._on_disk(sim, entry.reference):
-            self.problems.append(f"M2: {sim.name} acts on an entry that is not on its disk")
+        if author is sim and not self._on_disk(sim, entry.reference):
+            self.problems.append(f"M2: {sim.name} acts on words of its own that are not on its disk")
 
     def _delivered(self, sim: SimNode, reference: Reference) -> None:
         for node in sorted(self._waiting.pop(reference, set())):

@@ -6,11 +6,13 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cloudisense.host.catalogue import builtin_actions
 from cloudisense.mesh.instant import NS_PER_S
+from cloudisense.sim.chaos import chaos
 from cloudisense.sim.meshes import Meshes
 
-EVENT_EVERY_S = 2.0
-VANISH_EVERY_S = 30.0
+EVENT_EVERY_S = 5.0
+VANISH_EVERY_S = 60.0
 VANISH_FOR_S = 12.0
 WARM_S = 2.0
 
@@ -37,7 +39,7 @@ class Timing:
 
 
 def mesh(nodes: int, virtual_s: float, seed: int = 1) -> Timing:
-    """Membership and feeds: all know each other; an entry every 2 s, and every 30 s a host vanishes for 12 s."""
+    """Membership and feeds: all know each other; an entry every 5 s, and every minute a host vanishes for 12 s."""
     world = Meshes(nodes, seed, joined=True)
     rng = random.Random(seed)
     world.run(WARM_S)
@@ -66,3 +68,14 @@ def trouble(world: Meshes, rng: random.Random, virtual_s: float) -> None:
         begin = i * VANISH_EVERY_S + 1 + rng.random()
         at(begin, lambda host=host: setattr(host, "vanished", True))
         at(begin + VANISH_FOR_S, lambda host=host: setattr(host, "vanished", False))
+
+
+def agents(nodes: int, seeds: range) -> Timing:
+    """Whole agents in chaos, from the first meeting to the last word."""
+    actions = builtin_actions()
+    chaos(seeds[0], actions, nodes)  # keys, and all that a process does once
+    core, wall = time.process_time(), time.perf_counter()
+    results = [chaos(seed, actions, nodes) for seed in seeds]
+    core, wall = time.process_time() - core, time.perf_counter() - wall
+    datagrams = sum(result.world.network.datagrams for result in results)
+    return Timing("whole agent, chaos", nodes, sum(r.seconds for r in results), core, wall, sum(r.events for r in results), datagrams)
