@@ -14,6 +14,8 @@ from cloudisense.agent.catalogue import Action
 from cloudisense.sim.chaos import chaos
 from cloudisense.sim.faults import CLASSES, POINTS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 KEPT = (6, 38, 46, 52, 79, 82, 87, 96, 117)
 """Seeds that once found something: a rotten claim that kept an agent from starting; forks of one length that nobody noticed."""

@@ -15,6 +15,8 @@ from cloudisense.mesh import epoch, fence, grant, holder, tenure, voter
 from cloudisense.mesh.instant import Instant
 from cloudisense.sim.lease_plot import run
 
+pytestmark = pytest.mark.slow
+
 SEEDS = 1200
 """Within the first so many: what test_lease_seeds runs."""
 

@@ -16,6 +16,8 @@ from cloudisense.sim import world
 from cloudisense.sim.chaos import chaos
 from cloudisense.sim.host import Host
 
+pytestmark = pytest.mark.slow
+
 SEEDS = range(1, 61)
 
 
