@@ -131,7 +131,7 @@ MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], tuple[set[str], int, int]] =
     entry_sent_before_sync: ({"M2"}, 5, 1),
     entry_acknowledged_before_sync: ({"M2"}, 5, 1),
     death_on_one_accuser: ({"M1"}, 3, 40),
-    lost_members_are_not_greeted: ({"M1"}, 5, 53),
+    lost_members_are_not_greeted: ({"M1"}, 5, 130),
     no_digest_exchange: ({"M2", "M3"}, 5, 1),
     forks_are_not_kept: ({"F1"}, 5, 1),
     forks_of_one_length_are_not_told_apart: ({"F1"}, 5, 12),
