@@ -9,7 +9,7 @@ from cloudisense.keys.given import Rng
 from cloudisense.mesh.instant import Instant
 from cloudisense.mesh.lease import Leases
 from cloudisense.mesh.lease_messages import HELD
-from cloudisense.mesh.lease_port import Lease, LeaseWaits, News
+from cloudisense.mesh.lease_port import Lease, LeaseHeld, LeaseWaits, News
 
 PREFIX = "slot/"
 
@@ -27,6 +27,11 @@ class Slots:
         self._rng = rng
         self._count = count
         self._key: str | None = None
+        self._moves = 0
+        """Slots given up since we last waited: once round, it is time to wait, or a full house would be asked without a pause."""
+        self._full = 0
+        """How often we went round in vain: each time we stay with one slot, and its back-off, for twice as many tries."""
+        self._stay = 0
 
     def want(self, now: Instant) -> Refused | None:
         """Get and keep any one slot."""
@@ -60,7 +65,17 @@ class Slots:
 
     def heard(self, news: News, now: Instant) -> None:
         """Look at what the leases report: a slot that is taken is not waited for while there are others."""
-        if isinstance(news, LeaseWaits) and news.key == self._key and HELD in news.reason and self._count > 1:
-            taken = int(news.key.removeprefix(PREFIX))
+        if isinstance(news, LeaseHeld) and news.lease.key == self._key:
+            self._full = self._stay = self._moves = 0
+        if not isinstance(news, LeaseWaits) or news.key != self._key:
+            return
+        if self._stay > 0:
+            self._stay -= 1
+        elif self._moves >= self._count - 1:
+            self._moves, self._stay = 0, min(1 << self._full, 16)
+            self._full += 1
+        elif HELD in news.reason:
+            taken, moves = int(news.key.removeprefix(PREFIX)), self._moves + 1
             self.drop(now)
-            self._take((taken + 1 + self._rng.randrange(self._count - 1)) % self._count, now)
+            self._take((taken + 1) % self._count, now)
+            self._moves = moves

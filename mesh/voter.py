@@ -42,6 +42,8 @@ class Voter:
         self._port = port
         self._promised = Marks("promise", KEYS, stored)
         self._issued: dict[str, _Issued] = {}
+        self._writing: set[str] = set()
+        """Keys whose promise is on its way to disk: one write a key, or a slow disk would fall behind for ever."""
         tenure.running_until_ns = self.running_until_ns
         tenure.highest_round = self._promised.highest_round
 
@@ -70,6 +72,9 @@ class Voter:
             if issued.durable:
                 self._grant(message, token)
             return
+        if message.key in self._writing:
+            self._deny(peer, message, HELD, 0)
+            return
         rows = self._promised.put(message.key, token, lambda key: not self._runs(key, now))
         if rows is None:
             self._deny(peer, message, FULL, 0)
@@ -78,10 +83,12 @@ class Voter:
         mine = self._issued[message.key] = _Issued(token, until_ns, durable=False, older_ns=older_ns)
         if len(self._issued) > len(self._promised):
             self._prune(now)
+        self._writing.add(message.key)
         self._port.persist(rows, lambda later: self._durable(message, mine, later))
 
     def _durable(self, message: LeaseRequest, mine: _Issued, now: Instant) -> None:
         """The promise is on disk. Meanwhile it may have been released, run out, or its epoch may have been sealed."""
+        self._writing.discard(message.key)
         if self._issued.get(message.key) is not mine:
             return
         mine.durable = True

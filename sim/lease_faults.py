@@ -7,6 +7,8 @@ from cloudisense.mesh.instant import NS_PER_MS
 
 D_MS = 1000
 D_NS = D_MS * NS_PER_MS
+NEAR_NS = (200_000, 8_000_000)
+FAR_NS = (D_NS // 100, D_NS // 10)
 RHOS = (10_000, 50_000, 200_000)
 
 
@@ -16,7 +18,9 @@ class Faults:
 
     loss: bool
     slow: bool
-    """One message in ten takes long, up to more than D."""
+    """Some messages take long, up to more than D."""
+    far: bool
+    """Every message takes up to a tenth of D."""
     duplicate: bool
     cuts: bool
     """One-way partitions, and hosts that are cut off whole."""
@@ -36,6 +40,11 @@ class Faults:
     stale: bool
     """A restart may find an older copy of the roster chain."""
     slow_disk: bool
+    """Some hosts sync slowly, up to a third of D."""
+    hush: bool
+    """Rosters spread badly."""
+    zombies: bool
+    """A holder may look whether it holds, stop for a while, and act then."""
     epochs: bool
     forced: bool
     drops: bool
@@ -45,7 +54,17 @@ class Faults:
     """One voter grants everything to everybody. Such a history is looked at for L7 only."""
 
 
-RARE = {"stand": 0.25, "forced": 0.2, "slots": 0.25, "byzantine": 0.08, "stale": 0.3, "epochs": 0.5, "slow_disk": 0.3}
+RARE = {
+    "far": 0.3,
+    "hush": 0.3,
+    "stand": 0.25,
+    "forced": 0.2,
+    "slots": 0.25,
+    "byzantine": 0.08,
+    "stale": 0.5,
+    "epochs": 0.6,
+    "slow_disk": 0.3,
+}
 
 
 def draw(rng: random.Random) -> Faults:
@@ -61,6 +80,7 @@ class Air:
     loss: float
     double: float
     late: float
+    usual_ns: tuple[int, int]
 
     def copies(self) -> list[int]:
         """The delays in nanoseconds of the copies of one message that arrive."""
@@ -69,13 +89,14 @@ class Air:
         return [self._delay() for _ in range(1 + (self.rng.random() < self.double))]
 
     def _delay(self) -> int:
-        if self.rng.random() < self.late:
-            return self.rng.randrange(D_NS // 100, D_NS * 6 // 5)
-        return self.rng.randrange(200_000, 8_000_000)
+        if self.rng.random() < self.late:  # half of them in time to count, and late enough to matter
+            return self.rng.randrange(D_NS // 100, D_NS // 7 if self.rng.random() < 0.5 else D_NS * 6 // 5)
+        return self.rng.randrange(*self.usual_ns)
 
     def clear(self) -> None:
         """Healed."""
         self.loss = self.double = self.late = 0.0
+        self.usual_ns = NEAR_NS
 
 
 def air(rng: random.Random, faults: Faults) -> Air:
@@ -84,5 +105,6 @@ def air(rng: random.Random, faults: Faults) -> Air:
         rng,
         rng.choice((0.02, 0.1, 0.3)) if faults.loss else 0.0,
         rng.choice((0.05, 0.3)) if faults.duplicate else 0.0,
-        rng.choice((0.03, 0.15)) if faults.slow else 0.0,
+        rng.choice((0.05, 0.3)) if faults.slow else 0.0,
+        FAR_NS if faults.far else NEAR_NS,
     )

@@ -70,6 +70,8 @@ class LeaseHost:
     id: bytes
     clock: HostClock
     base_ppm: int
+    sync_ns: tuple[int, int]
+    """How long a write takes, at least and at most."""
     rosters: int = 1
     """How much of the chain it has."""
     disk: dict[str, bytes] = field(default_factory=dict[str, bytes])

@@ -62,6 +62,8 @@ class _Plot:
             world.later(D_NS // 10, lambda host=host: world.start(host, reboot=False))
         peace_ns = D_NS + D_NS // 4 if self.rng.random() < 0.7 else 1
         world.clock.after(peace_ns, self._chaos)
+        if world.faults.crash:
+            world.clock.after(peace_ns, self._restart_gates)
         end_ns = peace_ns + self.rng.randrange(3 * D_NS, 9 * D_NS)
         world.clock.run(end_ns, lambda: False)
         self._heal()
@@ -81,7 +83,6 @@ class _Plot:
         table: list[tuple[bool, Callable[[], None], int]] = [
             (faults.cuts, self._cut, 3),
             (faults.crash, self._crash, 2),
-            (faults.crash, self._restart_gate, 1),
             (faults.drift and faults.rates, self._drift, 1),
             (faults.freeze, lambda: self._freeze(stand=False), 2),
             (faults.stand, lambda: self._freeze(stand=True), 2),
@@ -91,7 +92,7 @@ class _Plot:
         for on, event, weight in table:
             events += [event] * weight if on else []
         self.rng.choice(events)()
-        self.world.later(D_NS // 2, self._chaos)
+        self.world.later(self.rng.choice((D_NS // 2, D_NS // 2, 3 * D_NS)), self._chaos)  # now and then, let it take its course
 
     def _victim(self) -> LeaseHost:
         """A holder rather than another: that is where it hurts."""
@@ -129,8 +130,10 @@ class _Plot:
         most_ns = self.rng.choice((D_NS // 50, 2 * D_NS))
         self.world.later(most_ns, lambda: self.world.start(victim, reboot))
 
-    def _restart_gate(self) -> None:
-        self.world.start_gate(self.rng.choice(self.world.gates))
+    def _restart_gates(self) -> None:
+        if not self.world.healed:
+            self.world.start_gate(self.rng.choice(self.world.gates))
+            self.world.later(D_NS, self._restart_gates)
 
     def _drift(self) -> None:
         victim, rho = self._victim(), self.world.rho
@@ -251,9 +254,9 @@ class _Plot:
         world.healed = True
         world.air.clear()
         world.cut.clear()
-        world.sync_ns = (200_000, 5_000_000)
         for host in world.hosts:
             world.thaw(host)
+            world.heal_disk(host)
             world.start(host, reboot=False)
             world.learn(host, len(world.chain))
             if host.index in world.candidates:

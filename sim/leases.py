@@ -33,6 +33,8 @@ from cloudisense.sim.lease_host import PPM, HostClock, LeaseHost, Stamps, rows_o
 IDS = [Identity.generate(HashRng(f"lease world {i}")).id for i in range(9)]
 OPERATOR, ROOT = (Identity.generate(HashRng(f"lease world {name}")).id for name in ("operator", "root"))
 GATES = 2
+SYNC_NS = (200_000, 5_000_000)
+SLOW_NS = (D_NS // 200, D_NS // 3)
 
 
 class TwoFaced(Voter):
@@ -87,8 +89,7 @@ class LeaseWorld:
         self.chain = [_chained(self.roster)]
         self.epochs = Epochs(self.chain)
         self.keys = [f"{PREFIX}{i}" for i in range(self.slot_count)] or ["db", "vip"][: rng.choice((1, 1, 2))]
-        self.strike_chance = rng.choice((0.002, 0.01)) if faults.strike else 0.0
-        self.sync_ns = (D_NS // 200, D_NS // 3) if faults.slow_disk else (200_000, 5_000_000)
+        self.strike_chance = rng.choice((0.002, 0.01, 0.03)) if faults.strike else 0.0
         self.byzantine = rng.randrange(len(voters)) if faults.byzantine else -1
         self.slots: dict[int, Slots] = {}
         self.hosts = [self._host(i) for i in range(count + rng.choice((0, 0, 1)))]
@@ -100,7 +101,8 @@ class LeaseWorld:
 
     def _host(self, i: int) -> LeaseHost:
         ppm = self.rng.choice((PPM - self.rho, PPM, PPM + self.rho)) if self.faults.rates else PPM
-        return LeaseHost(i, IDS[i], HostClock(0, self.rng.randrange(1 << 40), ppm), ppm)
+        sync_ns = SLOW_NS if self.faults.slow_disk and self.rng.random() < 0.5 else SYNC_NS
+        return LeaseHost(i, IDS[i], HostClock(0, self.rng.randrange(1 << 40), ppm), ppm, sync_ns)
 
     # -- hosts ---------------------------------------------------------------------------------------------------------
 
@@ -127,7 +129,7 @@ class LeaseWorld:
             host.clock.change(self.clock.now_ns, host.base_ppm)
         if reboot:  # the old clock goes on for whoever still counts on it
             host.clock = HostClock(self.clock.now_ns, self.rng.randrange(1 << 40), host.base_ppm)
-        if self.faults.stale and not self.healed and self.rng.random() < 0.3:
+        if self.faults.stale and not self.healed and self.rng.random() < 0.6:
             host.rosters = self.rng.randrange(1, host.rosters + 1)
         stamps = Stamps(host.id)
         rng = random.Random(self.rng.randrange(1 << 62))
@@ -248,8 +250,9 @@ class LeaseWorld:
     # -- effects -------------------------------------------------------------------------------------------------------
 
     def _strikes(self, host: LeaseHost, where: str) -> bool:
-        """Whether it crashes just here."""
-        if self.strike_chance and not self.healed and self.rng.random() < self.strike_chance:
+        """Whether it crashes just here; rather at a sync, of which there are fewer."""
+        chance = self.strike_chance * (4 if where.endswith("sync") else 1)
+        if chance and not self.healed and self.rng.random() < chance:
             self.coverage[f"crash {where} {self.state(host)}"] += 1
             self.crash(host)
             self.later(D_NS * 2, lambda: self.start(host, self.rng.random() < 0.5))
@@ -283,17 +286,24 @@ class LeaseWorld:
 
     def _persist(self, host: LeaseHost, leases: Leases, effect: Persist) -> None:
         host.unsynced.append(effect)
-        host.free_ns = max(host.free_ns, self.clock.now_ns) + self.rng.randrange(*self.sync_ns)
+        host.free_ns = max(host.free_ns, self.clock.now_ns) + self.rng.randrange(*host.sync_ns)
         self.clock.at(host.free_ns, lambda: self._sync(host, leases, effect))
 
     def _sync(self, host: LeaseHost, leases: Leases, effect: Persist) -> None:
-        if host.leases is not leases or self._strikes(host, "before sync"):
+        if host.leases is not leases or effect not in host.unsynced or self._strikes(host, "before sync"):
             return
         host.unsynced.remove(effect)
         host.sync(effect)
         self.note(host.index, f"synced {','.join(str(put.row['key']) for put in rows_of(effect))}")
         if not self._strikes(host, "after sync"):
             self.event(host, lambda leases: leases.persisted(effect.token, self.now(host)))
+
+    def heal_disk(self, host: LeaseHost) -> None:
+        """It is fast from now on, and has caught up."""
+        host.sync_ns, host.free_ns = SYNC_NS, self.clock.now_ns
+        for effect in list(host.unsynced):
+            if host.leases is not None:
+                self._sync(host, host.leases, effect)
 
     def _news(self, host: LeaseHost, leases: Leases, news: News) -> None:
         if (slots := self.slots.get(host.index)) is not None:
@@ -325,6 +335,8 @@ class LeaseWorld:
 
     def fetch(self, host: LeaseHost, peer: LeaseHost) -> None:
         """Get the peer's rosters, one try at a time; both ways can fail."""
+        if self.faults.hush and not self.healed and self.rng.random() < 0.9:
+            return
         if host.fetching or peer.leases is None or {(host.index, peer.index), (peer.index, host.index)} & self.cut:
             return
         host.fetching = True
@@ -364,9 +376,10 @@ class LeaseWorld:
             return
         gate = self.rng.choice(self.gates)
         left_ns = lease.until_ns - now.boot_ns
+        slept_ns = self.rng.randrange(2 * D_NS) if self.faults.zombies and self.rng.random() < 0.3 else 0
         for delay_ns in self.air.copies():
-            self.clock.after(delay_ns, lambda: self._knock(gate, host.id, key, lease.certificate, left_ns, host.rosters))
-        self.later(D_NS // 2, lambda: self._act(host, leases, key, token))
+            self.clock.after(slept_ns + delay_ns, lambda: self._knock(gate, host.id, key, lease.certificate, left_ns, host.rosters))
+        self.later(D_NS // 4, lambda: self._act(host, leases, key, token))
 
     def _knock(self, gate: GateHost, holder: bytes, key: str, certificate: bytes, left_ns: int, rosters: int) -> None:
         if rosters > gate.rosters:
@@ -385,7 +398,7 @@ class LeaseWorld:
             if fence.confirm(admitted):
                 self.checks.admission(gate.index, key, admitted.token, self.clock.now_ns)
 
-        self.later(self.sync_ns[1], synced)
+        self.later(SYNC_NS[1], synced)
 
     # -- the root ------------------------------------------------------------------------------------------------------
 
