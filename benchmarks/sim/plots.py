@@ -13,7 +13,6 @@ from cloudisense.sim.meshes import Meshes
 
 EVENT_EVERY_S = 5.0
 VANISH_EVERY_S = 60.0
-VANISH_FOR_S = 12.0
 WARM_S = 2.0
 
 
@@ -39,7 +38,7 @@ class Timing:
 
 
 def mesh(nodes: int, virtual_s: float, seed: int = 1) -> Timing:
-    """Membership and feeds: all know each other; an entry every 5 s, and every minute a host vanishes for 12 s."""
+    """Membership and feeds: all know each other; an entry every 5 s, and every minute a host vanishes for good (a return is a join)."""
     world = Meshes(nodes, seed, joined=True)
     rng = random.Random(seed)
     world.run(WARM_S)
@@ -67,7 +66,6 @@ def trouble(world: Meshes, rng: random.Random, virtual_s: float) -> None:
         host = rng.choice(world.hosts)
         begin = i * VANISH_EVERY_S + 1 + rng.random()
         at(begin, lambda host=host: setattr(host, "vanished", True))
-        at(begin + VANISH_FOR_S, lambda host=host: setattr(host, "vanished", False))
 
 
 def agents(nodes: int, seeds: range) -> Timing:
