@@ -1,6 +1,6 @@
 """Signing and checking what must convince third parties, as the least that the lease needs of it.
 
-A seam: a simulation of many thousand histories puts a cheap stand-in here, and runs the real thing on a share of its seeds.
+A seam: a simulation of many thousand histories puts a cheap stand-in here; the tests in tests/mesh sign in earnest.
 """
 
 from typing import Protocol
