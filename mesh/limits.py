@@ -82,7 +82,7 @@ class Limits:
     """Members asked at once to co-sign."""
     feeds: int = 4000
     """Pairs of node and generation."""
-    soon_rows_ms: int = 500
+    soon_rows_ms: int = 100
     late_rows_ms: int = 60_000
     """A member's row on disk may be this late about its state, and about its incarnation."""
     relayed_probes: int = 256
